@@ -1,0 +1,6 @@
+// @log ERROR Assertion failed: one
+// @reply
+() => {
+  console.assert(true, 'nothing');
+  console.assert(false, 'one');
+};

@@ -1,0 +1,3 @@
+// @log-contains ERROR Error: logged
+// @reply
+() => console.error(new Error('logged'));

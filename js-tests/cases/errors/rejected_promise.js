@@ -1,0 +1,5 @@
+// @error exception RangeError: later
+async () => {
+  await null;
+  throw new RangeError('later');
+};

@@ -1,0 +1,4 @@
+// @error exception
+() => {
+  throw { code: 7 };
+};

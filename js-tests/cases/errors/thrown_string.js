@@ -1,0 +1,5 @@
+// @error exception
+// @error-contains plain text
+() => {
+  throw 'plain text';
+};

@@ -1,0 +1,5 @@
+// @error exception TypeError: x
+// @error-name TypeError
+() => {
+  throw new TypeError('x');
+};

@@ -1,0 +1,6 @@
+// @payload x
+// @reply later x
+async (subject, payload) => {
+  await null;
+  return `later ${new TextDecoder().decode(payload)}`;
+};

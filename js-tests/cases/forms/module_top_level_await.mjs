@@ -1,0 +1,3 @@
+// @reply ready
+const state = await Promise.resolve('ready');
+export default () => state;

@@ -1,0 +1,4 @@
+// @var GREETING=hello
+// @var EMPTY=
+// @reply {"EMPTY":"","GREETING":"hello"}
+export default (msg, env) => env.vars;

@@ -1,0 +1,2 @@
+// @load-error default
+export const handler = () => 1;

@@ -1,0 +1,2 @@
+// @load-error function
+({ not: 'a function' });

@@ -1,0 +1,6 @@
+// The error names the line, and what is wrong with it.
+// @load-error SyntaxError
+// @load-error :6:
+(subject, payload) => {
+  return subject +;
+};

@@ -1,0 +1,2 @@
+// @reply 404
+() => this.http.get('http://service.test/missing').status;

@@ -1,0 +1,2 @@
+// @reply blue
+() => this.http.get('http://service.test/header', { headers: { 'X-Tenant': 'blue' } }).response;

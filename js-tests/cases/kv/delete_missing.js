@@ -1,0 +1,5 @@
+// @reply fine
+() => {
+  this.hostServices.kv.delete('nothing');
+  return 'fine';
+};

@@ -1,0 +1,2 @@
+// @error exception TypeError: bucket name is required
+() => this.kv().keys();

@@ -1,0 +1,2 @@
+// @error host_service
+() => this.hostServices.kv.get('nothing');

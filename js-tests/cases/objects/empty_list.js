@@ -1,0 +1,2 @@
+// @reply []
+() => this.hostServices.objectStore.list();

@@ -1,0 +1,2 @@
+// @reply done
+() => ({ then: (resolve) => resolve('done') });

@@ -1,0 +1,2 @@
+// @reply after the timer
+export default () => new Promise((resolve) => setTimeout(resolve, 5, 'after the timer'));

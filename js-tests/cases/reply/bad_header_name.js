@@ -1,0 +1,4 @@
+// @error exception
+// @error-name TypeError
+// @error-contains header name
+() => new Reply('', { headers: { 'X One': 'a' } });

@@ -1,0 +1,3 @@
+// @error exception
+// @error-name TypeError
+() => 1n;

@@ -1,0 +1,2 @@
+// @reply
+() => new Uint8Array();

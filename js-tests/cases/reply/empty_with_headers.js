@@ -1,0 +1,3 @@
+// @reply
+// @reply-header X-Empty: yes
+() => new Reply(undefined, { headers: { 'X-Empty': 'yes' } });

@@ -1,0 +1,2 @@
+// @error exception TypeError: the function returned a function, which has no JSON form
+() => () => 1;

@@ -1,0 +1,3 @@
+// `null` is a JSON value, unlike `undefined`.
+// @reply null
+() => null;

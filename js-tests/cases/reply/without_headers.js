@@ -1,0 +1,2 @@
+// @reply plain
+() => new Reply('plain');

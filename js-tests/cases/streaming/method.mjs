@@ -1,0 +1,7 @@
+// @stream from a method
+// @reply
+export default {
+  async *message() {
+    yield 'from a method';
+  },
+};

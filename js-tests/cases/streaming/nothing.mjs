@@ -1,0 +1,2 @@
+// @reply
+export default async function* () {}
