@@ -1,5 +1,5 @@
-"""A client of nex written from the protocol's description alone: nats-py for the connection, PyNaCl and nkeys for the
-cryptography, nothing of this project. What works from here works for the clients that operators already have.
+"""A client of nex written from the protocol's description alone: nats-py for the connection, plain Python for the rest,
+nothing of this project. What works from here works for the clients that operators already have.
 
 The test that starts a script passes what it needs in the environment: NATS_URL, and whatever the script reads itself.
 """
@@ -13,17 +13,11 @@ import sys
 import time
 import uuid
 
-import nacl.public
-import nacl.utils
 import nats
-import nkeys
 from nats.js.errors import BucketNotFoundError, NotFoundError
+from nkeys25519 import AccountKey, CurveKey
 
 FIXTURES = os.path.join(os.path.dirname(__file__), "..", "..", "..", "fixtures")
-
-# Version bytes of NATS keys: the first letter of the text form.
-SEED_PREFIX = 18 << 3  # S
-CURVE_PREFIX = 23 << 3  # X
 
 
 def run(main):
@@ -88,53 +82,22 @@ async def failure(nc, subject, payload=b"", timeout=10):
     raise AssertionError(f"{subject} answered {abbreviated(reply.data)} instead of failing")
 
 
-# --- Keys -------------------------------------------------------------------------------------------------------------
+# --- Keys and claims --------------------------------------------------------------------------------------------------
 
 
-def fixture(*path, mode="rb"):
-    with open(os.path.join(FIXTURES, *path), mode) as file:
+def fixture(*path):
+    with open(os.path.join(FIXTURES, *path), "rb") as file:
         return file.read()
 
 
 def issuer(name="issuer.nk"):
     """An account key that signs claims."""
-    return nkeys.from_seed(fixture("keys", name).strip())
-
-
-def checksum(data):
-    """CRC-16 (XMODEM), which ends every NATS key."""
-    crc = 0
-    for byte in data:
-        crc ^= byte << 8
-        for _ in range(8):
-            crc = (crc << 1 ^ 0x1021 if crc & 0x8000 else crc << 1) & 0xFFFF
-    return crc.to_bytes(2, "little")
-
-
-def decode_key(text):
-    raw = base64.b32decode(text + "=" * (-len(text) % 8))
-    assert checksum(raw[:-2]) == raw[-2:], f"checksum of {text}"
-    return raw[:-2]
-
-
-class CurveKey:
-    """An xkey: seals for one recipient, as nkeys' `Seal` does."""
-
-    def __init__(self, seed):
-        self.private = nacl.public.PrivateKey(decode_key(seed)[2:])
-        raw = bytes([CURVE_PREFIX]) + bytes(self.private.public_key)
-        self.public = base64.b32encode(raw + checksum(raw)).decode().rstrip("=")
-
-    def seal(self, plaintext, recipient):
-        raw = decode_key(recipient)
-        assert raw[0] == CURVE_PREFIX, f"{recipient} is no xkey"
-        box = nacl.public.Box(self.private, nacl.public.PublicKey(raw[1:]))
-        return b"xkv1" + box.encrypt(plaintext, nacl.utils.random(box.NONCE_SIZE))
+    return AccountKey(fixture("keys", name).decode().strip())
 
 
 def publisher():
     """The sample xkey."""
-    return CurveKey(fixture("keys", "publisher.xk", mode="r").strip())
+    return CurveKey(fixture("keys", "publisher.xk").decode().strip())
 
 
 def claims(key, subject, **nats_claims):
@@ -147,7 +110,7 @@ def claims(key, subject, **nats_claims):
     body = {
         "jti": base64.b32hexencode(os.urandom(32)).decode().rstrip("="),
         "iat": int(time.time()),
-        "iss": key.public_key.decode(),
+        "iss": key.public,
         "sub": subject,
         "nats": nats_claims,
     }

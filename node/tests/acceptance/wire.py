@@ -72,7 +72,7 @@ async def life_of_a_workload(nc, node):
     answer = await deploy(nc, node, "env", source, ["env.*"], environment=environment)
     check(answer["started"], True, "started")
     check(answer["name"], "env", "name")
-    check(answer["issuer"], issuer().public_key.decode(), "issuer")
+    check(answer["issuer"], issuer().public, "issuer")
     workload = answer["id"]
 
     event = json.loads((await events.next_msg(timeout=5)).data)
