@@ -1,0 +1,218 @@
+//! The echo benchmark: the same requests, in turn, to a native async-nats responder, to an engine in process, and to a
+//! function behind node and agent.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nex_host_services::nats_server::NatsServer;
+
+use crate::Options;
+use crate::contender::{Node, Process, fixture};
+use crate::load::Caller;
+use crate::machine;
+use crate::report::{self, Table, thousands};
+use crate::stats::{Latencies, median, range};
+
+/// Requests in flight.
+const WINDOWS: [usize; 3] = [1, 16, 256];
+/// Payload bytes.
+const SIZES: [usize; 2] = [128, 1024];
+/// Quantiles that the latency tables show.
+const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
+
+/// One of those compared; the first is what the others are measured against.
+struct Contender<'a> {
+    label: &'static str,
+    caller: Caller,
+    process: &'a Process,
+}
+
+/// What the repeats of one measurement gave for one contender.
+#[derive(Debug, Default, Clone)]
+struct Measured {
+    per_second: Vec<f64>,
+    latencies: Latencies,
+    calls: u64,
+    processor: Duration,
+}
+
+/// Runs it all and reports in Markdown.
+pub(crate) async fn run(options: &Options, rate: u32) -> Result<String> {
+    let server = NatsServer::start().await?;
+    let url = server.url().to_string();
+    let classic = fixture("identity.js");
+    let module = fixture("identity.mjs");
+
+    let native = Process::responder(&url, "bench.native", None).await?;
+    let in_process = Process::responder(&url, "bench.engine.classic", Some(&classic)).await?;
+    let in_process_module = Process::responder(&url, "bench.engine.module", Some(&module)).await?;
+    let node = Node::start(&url).await?;
+    node.deploy(&classic, "bench.node.classic").await?;
+    node.deploy(&module, "bench.node.module").await?;
+
+    let mut contenders = Vec::new();
+    for (label, subject, process) in [
+        ("native async-nats echo", "bench.native", &native),
+        ("engine in process, classic form", "bench.engine.classic", &in_process),
+        ("engine in process, module form", "bench.engine.module", &in_process_module),
+        ("node and agent, classic form", "bench.node.classic", node.process()),
+        ("node and agent, module form", "bench.node.module", node.process()),
+    ] {
+        let caller = Caller::connect(&url, subject).await?;
+        contenders.push(Contender { label, caller, process });
+    }
+
+    let mut facts = machine::describe(server.binary());
+    facts.push(("Load average before", machine::load_average()));
+    let mut body = String::new();
+    for size in SIZES {
+        for window in WINDOWS {
+            body += &closed_loop(options, &mut contenders, window, size).await?;
+        }
+        body += &paced(options, &mut contenders, rate, size).await?;
+    }
+    facts.push(("Load average after", machine::load_average()));
+    facts.push((
+        "Measurement",
+        format!(
+            "{} repeats of {} s each, contenders in turn; every reply compared with its request; throughput is the \
+             median of the repeats, ratios the median of each repeat's ratio to the native echo, quantiles those of \
+             all repeats together; load generator, nats-server and contender share the machine",
+            options.repeats, options.seconds
+        ),
+    ));
+    Ok(report::heading("Echo over NATS request-reply", &facts) + &body)
+}
+
+/// Throughput and round-trip time with a window of requests in flight.
+async fn closed_loop(
+    options: &Options,
+    contenders: &mut [Contender<'_>],
+    window: usize,
+    size: usize,
+) -> Result<String> {
+    let duration = Duration::from_secs_f64(options.seconds);
+    let mut measured = vec![Measured::default(); contenders.len()];
+    for repeat in 0..options.repeats {
+        for (contender, measured) in contenders.iter_mut().zip(&mut measured) {
+            eprintln!(
+                "{size} B, window {window}, repeat {} of {}: {}",
+                repeat + 1,
+                options.repeats,
+                contender.label
+            );
+            let failed = || format!("{} with {size} B, window {window}", contender.label);
+            // A tenth of the time, unmeasured, so that nobody pays for whatever the previous one left behind.
+            contender
+                .caller
+                .closed_loop(window, size, duration / 10)
+                .await
+                .with_context(failed)?;
+            let before = machine::processor_time(contender.process.id()?);
+            let result = contender
+                .caller
+                .closed_loop(window, size, duration)
+                .await
+                .with_context(failed)?;
+            let after = machine::processor_time(contender.process.id()?);
+            measured.per_second.push(result.per_second);
+            measured.calls += result.calls;
+            measured.latencies.merge(result.latencies);
+            measured.processor += after.saturating_sub(before);
+        }
+    }
+
+    let mut table = Table::new(&[
+        "",
+        "calls/s",
+        "min – max",
+        "of native",
+        "p50 µs",
+        "p90 µs",
+        "p99 µs",
+        "p99.9 µs",
+        "p50 over native µs",
+        "CPU µs/call",
+    ]);
+    let native = measured.first().cloned().unwrap_or_default();
+    for (contender, measured) in contenders.iter().zip(&measured) {
+        let (low, high) = range(&measured.per_second);
+        let ratios: Vec<f64> = measured
+            .per_second
+            .iter()
+            .zip(&native.per_second)
+            .map(|(own, native)| own / native)
+            .collect();
+        let mut row = vec![
+            contender.label.to_owned(),
+            thousands(median(&measured.per_second)),
+            format!("{} – {}", thousands(low), thousands(high)),
+            format!("{:.2}", median(&ratios)),
+        ];
+        row.extend(latency_cells(&measured.latencies, &native.latencies));
+        let cost = measured.processor.as_secs_f64() * 1e6 / measured.calls as f64;
+        row.push(format!("{cost:.1}"));
+        table.row(&row);
+    }
+    Ok(format!(
+        "### {size} B, {window} in flight\n\n{}\n",
+        table.finish()
+    ))
+}
+
+/// Latency of single calls with pauses between them.
+async fn paced(
+    options: &Options,
+    contenders: &mut [Contender<'_>],
+    rate: u32,
+    size: usize,
+) -> Result<String> {
+    let calls = (f64::from(rate) * options.seconds).ceil() as u32;
+    let mut measured = vec![Latencies::default(); contenders.len()];
+    for repeat in 0..options.repeats {
+        for (contender, measured) in contenders.iter_mut().zip(&mut measured) {
+            eprintln!(
+                "{size} B, {rate}/s, repeat {} of {}: {}",
+                repeat + 1,
+                options.repeats,
+                contender.label
+            );
+            let latencies = contender
+                .caller
+                .paced(rate, size, calls)
+                .await
+                .with_context(|| format!("{} with {size} B, {rate}/s", contender.label))?;
+            measured.merge(latencies);
+        }
+    }
+    let mut table = Table::new(&[
+        "",
+        "calls",
+        "p50 µs",
+        "p90 µs",
+        "p99 µs",
+        "p99.9 µs",
+        "p50 over native µs",
+    ]);
+    let native = measured.first().cloned().unwrap_or_default();
+    for (contender, latencies) in contenders.iter().zip(&measured) {
+        let mut row = vec![contender.label.to_owned(), latencies.len().to_string()];
+        row.extend(latency_cells(latencies, &native));
+        table.row(&row);
+    }
+    Ok(format!(
+        "### {size} B, one at a time, {rate} a second (warm but idle)\n\n{}\n",
+        table.finish()
+    ))
+}
+
+/// The quantiles, and how far the median is above the native one.
+fn latency_cells(latencies: &Latencies, native: &Latencies) -> Vec<String> {
+    let quantiles = latencies.quantiles(QUANTILES);
+    let over = quantiles[0] - native.quantiles([0.5])[0];
+    quantiles
+        .iter()
+        .map(|microseconds| thousands(*microseconds))
+        .chain([format!("{over:+.0}")])
+        .collect()
+}

@@ -1,0 +1,105 @@
+//! Measures nex on this machine, beside what it is compared with, in one run: `echo` over NATS, and `runtime` in process.
+//! Run it in release mode on an idle machine; `--quick` only proves that it works.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a benchmark reports to standard output, its progress to standard error"
+)]
+
+mod contender;
+mod echo;
+mod load;
+mod machine;
+mod report;
+mod responder;
+mod runtime;
+mod stats;
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+
+/// Benchmarks of nex.
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A JavaScript echo over NATS, through node and agent and in process, beside a native echo
+    Echo {
+        #[command(flatten)]
+        options: Options,
+        /// Calls per second of the paced latency measurement
+        #[arg(long, default_value_t = 100)]
+        rate: u32,
+    },
+    /// The engine alone, without NATS: start of a function, and calls of it
+    Runtime {
+        #[command(flatten)]
+        options: Options,
+    },
+    /// One of the responders that `echo` starts as processes of their own
+    #[command(hide = true)]
+    Responder(responder::Args),
+}
+
+/// How much to measure.
+#[derive(Debug, Clone, Args)]
+struct Options {
+    /// Measure next to nothing: a test that the benchmark works
+    #[arg(long)]
+    quick: bool,
+    /// Repeats of each measurement; the contenders take turns
+    #[arg(long, default_value_t = 5)]
+    repeats: usize,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Append the result, as Markdown, to this file
+    #[arg(long, value_name = "FILE")]
+    append: Option<PathBuf>,
+}
+
+impl Options {
+    fn resolved(mut self) -> Self {
+        if self.quick {
+            self.repeats = 1;
+            self.seconds = 0.2;
+        }
+        self
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Echo { options, rate } => {
+            let options = options.resolved();
+            publish(&options, &echo::run(&options, rate).await?)
+        }
+        Command::Runtime { options } => {
+            let options = options.resolved();
+            publish(&options, &runtime::run(&options).await?)
+        }
+        Command::Responder(args) => responder::run(args).await,
+    }
+}
+
+fn publish(options: &Options, markdown: &str) -> Result<()> {
+    println!("{markdown}");
+    if let Some(path) = &options.append {
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .and_then(|mut file| write!(file, "\n{markdown}"))
+            .with_context(|| format!("cannot append to {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! The engine alone, without NATS or node: how long a function takes to start, and what one call costs.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use nex_host_services::memory;
+use nex_runtime::engine::{Engine, Function, FunctionHost, FunctionSpec, Limits};
+use nex_runtime::invocation::Trigger;
+use nex_runtime::v8::V8Engine;
+use tokio::sync::mpsc::unbounded_channel;
+
+use crate::Options;
+use crate::contender::fixture;
+use crate::machine;
+use crate::report::{self, Table, thousands};
+use crate::stats::{Latencies, median, range};
+
+/// Calls in flight in the throughput measurement.
+const WINDOW: usize = 256;
+/// Payload bytes.
+const SIZE: usize = 128;
+/// Functions started to measure starts.
+const STARTS: u32 = 100;
+const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
+
+/// Loads a function into an engine of its own.
+pub(crate) async fn load(source: &[u8]) -> Result<Arc<dyn Function>> {
+    load_into(&V8Engine::new(), source).await
+}
+
+async fn load_into(engine: &V8Engine, source: &[u8]) -> Result<Arc<dyn Function>> {
+    let spec = FunctionSpec {
+        id: "bench".to_owned(),
+        namespace: "default".to_owned(),
+        name: "bench".to_owned(),
+        workload_type: "v8".to_owned(),
+        source: Bytes::copy_from_slice(source),
+        vars: Default::default(),
+        limits: Limits::default(),
+    };
+    let host = FunctionHost {
+        services: Arc::new(memory::services()),
+        logs: Arc::new(|_| {}),
+        events: Arc::new(|_| {}),
+    };
+    Ok(engine.load(spec, host).await?)
+}
+
+/// Runs it all and reports in Markdown.
+pub(crate) async fn run(options: &Options) -> Result<String> {
+    let mut facts = machine::describe(std::path::Path::new("nats-server"));
+    facts.push(("Load average before", machine::load_average()));
+    let body = starts(options).await? + &calls(options).await?;
+    facts.push(("Load average after", machine::load_average()));
+    Ok(report::heading("Engine in process", &facts) + &body)
+}
+
+/// From source to a loaded function, and on to its first reply.
+async fn starts(options: &Options) -> Result<String> {
+    let count = if options.quick { 3 } else { STARTS };
+    let mut table = Table::new(&["start of a function", "p50 µs", "p90 µs", "p99 µs", "p99.9 µs"]);
+    for form in ["identity.js", "identity.mjs"] {
+        let source = std::fs::read(fixture(form))?;
+        let engine = V8Engine::new();
+        let mut loaded = Latencies::default();
+        let mut answered = Latencies::default();
+        for _ in 0..count {
+            let start = Instant::now();
+            let function = load_into(&engine, &source).await?;
+            loaded.record(start.elapsed());
+            call(&function, b"first").await?;
+            answered.record(start.elapsed());
+        }
+        for (what, latencies) in [("loaded", loaded), ("first reply", answered)] {
+            let mut row = vec![format!("{form}, {what}")];
+            row.extend(latencies.quantiles(QUANTILES).map(thousands));
+            table.row(&row);
+        }
+    }
+    Ok(format!("{}\n", table.finish()))
+}
+
+/// One call after the other, and many in flight.
+async fn calls(options: &Options) -> Result<String> {
+    let duration = Duration::from_secs_f64(options.seconds);
+    let mut table = Table::new(&[
+        "calls of 128 B",
+        "one at a time, p50 µs",
+        "p99 µs",
+        "calls/s, 256 in flight",
+        "min – max",
+    ]);
+    for form in ["identity.js", "identity.mjs"] {
+        let function = load(&std::fs::read(fixture(form))?).await?;
+        let mut latencies = Latencies::default();
+        let mut per_second = Vec::new();
+        for _ in 0..options.repeats {
+            let start = Instant::now();
+            while start.elapsed() < duration {
+                let sent = Instant::now();
+                call(&function, &[7; SIZE]).await?;
+                latencies.record(sent.elapsed());
+            }
+            per_second.push(throughput(&function, duration).await?);
+        }
+        let [p50, p99] = latencies.quantiles([0.5, 0.99]);
+        let (low, high) = range(&per_second);
+        table.row(&[
+            form.to_owned(),
+            format!("{p50:.1}"),
+            format!("{p99:.1}"),
+            thousands(median(&per_second)),
+            format!("{} – {}", thousands(low), thousands(high)),
+        ]);
+    }
+    Ok(table.finish())
+}
+
+async fn call(function: &Arc<dyn Function>, payload: &[u8]) -> Result<()> {
+    let reply = function.call(trigger(payload)).await?;
+    ensure!(reply.body == payload, "a wrong reply");
+    Ok(())
+}
+
+async fn throughput(function: &Arc<dyn Function>, duration: Duration) -> Result<f64> {
+    let payload = [9; SIZE];
+    let (sender, mut replies) = unbounded_channel();
+    for _ in 0..WINDOW {
+        function.invoke(trigger(&payload), Box::new(sender.clone()));
+    }
+    let start = Instant::now();
+    let mut calls = 0_u32;
+    loop {
+        let reply = replies.recv().await.context("the function is gone")??;
+        ensure!(reply.body == payload[..], "a wrong reply");
+        calls += 1;
+        let elapsed = start.elapsed();
+        if elapsed >= duration {
+            // What is still in flight only drains.
+            for _ in 1..WINDOW {
+                replies.recv().await.context("the function is gone")??;
+            }
+            return Ok(f64::from(calls) / elapsed.as_secs_f64());
+        }
+        function.invoke(trigger(&payload), Box::new(sender.clone()));
+    }
+}
+
+fn trigger(payload: &[u8]) -> Trigger {
+    Trigger {
+        subject: "bench".to_owned(),
+        payload: Bytes::copy_from_slice(payload),
+        ..Trigger::default()
+    }
+}
