@@ -39,8 +39,8 @@ async def shared_values(nc):
     await kv.put("shared", EVERY_BYTE[::-1])
     check(await call(nc, "shared.kv.get"), EVERY_BYTE[::-1], "key written here, read by the function")
 
-    # Larger than a chunk of the object store, so that the chunks are seen to be put together.
-    large = EVERY_BYTE * 1024
+    # Two chunks of the object store, so that they are seen to be put together; a bucket holds 512 KiB by default.
+    large = EVERY_BYTE * 780
     await call(nc, "shared.object.put", large)
     store = await js.object_store("hs_default_sharedjs_obj")
     check((await store.get("shared")).data, large, "object written by the function, read here")
