@@ -299,5 +299,4 @@ fn decode<T: serde::de::DeserializeOwned>(part: &'static str, text: &str) -> Res
 }
 
 #[cfg(test)]
-#[path = "claims/tests.rs"]
 mod tests;
