@@ -1,0 +1,39 @@
+//! Makes the start-up snapshot: V8's heap after deno_core and our bootstrap JavaScript have run, so that a new isolate
+//! need not run them again. Compiles the very files that define the ops, because a snapshot fits only those.
+
+#![allow(dead_code, reason = "the shared files hold more than the snapshot needs")]
+#![allow(unreachable_pub, reason = "the shared files are public modules of the crate")]
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use deno_core::snapshot::{CreateSnapshotOptions, create_snapshot};
+
+#[path = "src/v8/convert.rs"]
+mod convert;
+#[path = "src/host_services.rs"]
+mod host_services;
+#[path = "src/invocation.rs"]
+mod invocation;
+#[path = "src/logs.rs"]
+mod logs;
+#[path = "src/v8/ops.rs"]
+mod ops;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=src/v8");
+    let snapshot = create_snapshot(
+        CreateSnapshotOptions {
+            cargo_manifest_dir: env!("CARGO_MANIFEST_DIR"),
+            startup_snapshot: None,
+            skip_op_registration: false,
+            extensions: vec![ops::nex::init()],
+            extension_transpiler: None,
+            with_runtime_cb: None,
+        },
+        None,
+    )?;
+    let path = PathBuf::from(std::env::var("OUT_DIR")?).join("startup_snapshot.bin");
+    std::fs::write(path, snapshot.output)?;
+    Ok(())
+}

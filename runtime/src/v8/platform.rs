@@ -1,0 +1,77 @@
+//! The V8 platform of the process and the thread it belongs to.
+//!
+//! On processors with memory protection keys, V8 protects its code pages per thread: only threads that descend from the
+//! one that initialised the platform may run isolates. Rather than ask every program and every test to initialise V8
+//! first thing in `main`, one thread of ours does it and starts all isolate threads.
+
+use std::io;
+use std::sync::OnceLock;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+
+use deno_core::{JsRuntime, v8_set_flags};
+
+/// Bytes of stack of an isolate thread. V8 takes about 1 MB of it for JavaScript; ops and the host need the rest.
+const ISOLATE_STACK_BYTES: usize = 4 << 20;
+
+/// V8's flags beside deno_core's own.
+const FLAGS: [&str; 2] = [
+    // The loop unrolling of V8 15.0 drops stack checks: `for(;;)new Array(1000).fill(1)` could not be terminated.
+    "--no-turboshaft-loop-unrolling",
+    // Else pages of a dropped isolate go to task runners of parked isolates and stay resident.
+    "--no-memory-pool-share-memory-on-teardown",
+];
+
+type Job = Box<dyn FnOnce() + Send>;
+
+struct Spawn {
+    name: String,
+    job: Job,
+    started: Sender<io::Result<()>>,
+}
+
+/// Runs `job` on a new thread that may run an isolate.
+///
+/// # Errors
+/// When V8 refuses our flags or the system has no thread left.
+pub(crate) fn spawn_isolate_thread(name: String, job: Job) -> io::Result<()> {
+    static SPAWNER: OnceLock<Result<Sender<Spawn>, String>> = OnceLock::new();
+    let gone = || io::Error::other("the V8 platform thread has ended");
+    let spawner = SPAWNER
+        .get_or_init(start_platform)
+        .as_ref()
+        .map_err(|error| io::Error::other(error.clone()))?;
+    let (started, result) = mpsc::channel();
+    spawner.send(Spawn { name, job, started }).map_err(|_| gone())?;
+    result.recv().map_err(|_| gone())?
+}
+
+fn start_platform() -> Result<Sender<Spawn>, String> {
+    let (sender, spawns) = mpsc::channel::<Spawn>();
+    let (ready, initialised) = mpsc::channel();
+    let run = move || {
+        let flags = std::iter::once("nex").chain(FLAGS).map(str::to_owned).collect();
+        let unknown: Vec<String> = v8_set_flags(flags).into_iter().skip(1).collect();
+        if !unknown.is_empty() {
+            _ = ready.send(Err(format!("this V8 does not know the flags {unknown:?}")));
+            return;
+        }
+        JsRuntime::init_platform(None);
+        _ = ready.send(Ok(()));
+        for Spawn { name, job, started } in spawns {
+            let thread = thread::Builder::new()
+                .name(name)
+                .stack_size(ISOLATE_STACK_BYTES)
+                .spawn(job);
+            _ = started.send(thread.map(drop));
+        }
+    };
+    thread::Builder::new()
+        .name("v8-platform".into())
+        .spawn(run)
+        .map_err(|error| error.to_string())?;
+    initialised
+        .recv()
+        .map_err(|_| "V8 could not be initialised".to_owned())??;
+    Ok(sender)
+}
