@@ -133,8 +133,8 @@ PRECOMPILED = {
         """.split(),
     ),
 }
-# This file declares a name that a precompiled header also declares: it keeps the plain flags.
-NOT_PRECOMPILED = "js-temporal-objects"
+# Files that declare a name which a precompiled header also declares: they keep the plain flags.
+NOT_PRECOMPILED = {"js-temporal-objects"}
 # `v8_initializers` has one definition fewer than the header it shares; clang wants them equal.
 MISSING_DEFINITION = ("v8_initializers", "-DTEMPORAL_CAPI_VERSION_0_2")
 
@@ -383,12 +383,16 @@ class Build:
             if line.startswith("defines =") and target == MISSING_DEFINITION[0]:
                 line += f" {MISSING_DEFINITION[1]}"
             lines.append(line)
-            if line.startswith("  source_name_part") and line.endswith(f" {NOT_PRECOMPILED}"):
+            if line.startswith("  source_name_part =") and line.split()[-1] in NOT_PRECOMPILED:
                 lines.append(f"  cflags_cc ={plain}")
         path.write_text("\n".join(lines) + "\n")
 
     def ninja(self):
-        run(*self.ninja_command, "rusty_v8")
+        """Compiles. Goes on after an error, so that one run finds every file that clashes with a precompiled header."""
+        try:
+            run(*self.ninja_command, "-k", "0", "rusty_v8")
+        except Failure as failure:
+            raise Failure(f"{failure}\nIf names clash, add the files to NOT_PRECOMPILED and run again.") from failure
 
     def pack(self):
         """Strips debug symbols and compresses; nothing of the result depends on the time or the place."""

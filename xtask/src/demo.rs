@@ -60,44 +60,13 @@ impl Options {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let nats_server = tools::nats_server(workspace)?;
     workspace.build_binaries()?;
-
-    // Fields are dropped in the order of declaration: first the node, then its server, at last their files.
-    let started = Instant::now();
-    let files = Scratch::new()?;
-    let (nats, address) = start_nats_server(&nats_server, files.path(), options.port)?;
-    let mut demo = Demo {
-        node: start_node(workspace, files.path(), &address)?,
-        nats,
-        _files: files,
-    };
-    let nex = Nex {
-        binary: workspace.binary("nex"),
-        root: workspace.root().to_path_buf(),
-        url: nats_url(&address),
-    };
-    demo.node.wait_until(START, || nex.has_node())?;
-    eprintln!(
-        "xtask: nats-server and node are up after {:.1} s",
-        started.elapsed().as_secs_f64()
-    );
-
-    nex.deploy()
-        .map_err(|error| error.context(format!("the node's log ends with:\n{}", demo.node.log_tail())))?;
-    let asked = Instant::now();
-    let reply = request(&address, SUBJECT, PAYLOAD.as_bytes(), REPLY)?;
-    let elapsed = asked.elapsed();
-    let reply = String::from_utf8_lossy(&reply);
-    println!(
-        "\n  request  {SUBJECT}  {PAYLOAD}\n  reply    {reply}\n  in       {:.1} ms\n",
-        elapsed.as_secs_f64() * 1e3
-    );
-    if reply != EXPECTED {
-        bail!("the reply should have been {EXPECTED}");
-    }
+    let mut demo = Demo::start(workspace, &nats_server, options.port)?;
+    demo.nex.deploy().map_err(|error| demo.node.explain(&error))?;
+    demo.call().map_err(|error| demo.node.explain(&error))?;
     if options.once {
         return Ok(());
     }
-    println!("{}", nex.what_next());
+    println!("{}", demo.nex.what_next());
     while !process::interrupted_within(Duration::from_millis(200)) {
         demo.nats.check_running()?;
         demo.node.check_running()?;
@@ -106,11 +75,53 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What runs; see `run` for the order.
+/// What runs. Fields are dropped in this order: first the node, then the server it talks to, at last their files.
 struct Demo {
     node: Server,
     nats: Server,
     _files: Scratch,
+    address: String,
+    nex: Nex,
+}
+
+impl Demo {
+    /// Starts the nats-server and the node, and waits until the node answers.
+    fn start(workspace: &Workspace, nats_server: &Path, port: u16) -> Result<Self> {
+        let started = Instant::now();
+        let files = Scratch::new()?;
+        let (nats, address) = start_nats_server(nats_server, files.path(), port)?;
+        let nex = Nex {
+            binary: workspace.binary("nex"),
+            root: workspace.root().to_path_buf(),
+            url: nats_url(&address),
+        };
+        let mut node = start_node(workspace, files.path(), &address)?;
+        node.wait_until(START, || nex.has_node())?;
+        eprintln!(
+            "xtask: nats-server and node are up after {:.1} s",
+            started.elapsed().as_secs_f64()
+        );
+        Ok(Self {
+            node,
+            nats,
+            _files: files,
+            address,
+            nex,
+        })
+    }
+
+    /// Calls the function and shows what it replies, which must be what the documentation says.
+    fn call(&self) -> Result<()> {
+        let asked = Instant::now();
+        let reply = request(&self.address, SUBJECT, PAYLOAD.as_bytes(), REPLY)?;
+        let milliseconds = asked.elapsed().as_secs_f64() * 1e3;
+        let reply = String::from_utf8_lossy(&reply);
+        println!("\n  request  {SUBJECT}  {PAYLOAD}\n  reply    {reply}\n  in       {milliseconds:.1} ms\n");
+        if reply != EXPECTED {
+            bail!("the reply should have been {EXPECTED}");
+        }
+        Ok(())
+    }
 }
 
 fn nats_url(address: &str) -> String {
@@ -148,11 +159,23 @@ fn ports_file(directory: &Path) -> Result<Option<String>> {
 }
 
 fn start_node(workspace: &Workspace, files: &Path, address: &str) -> Result<Server> {
-    let mut command = Command::new(workspace.binary("nex"));
+    let mut command = hermetic(&workspace.binary("nex"));
     command
         .args(["node", "up", "-s", &nats_url(address)])
         .current_dir(files);
     Server::start("the node", command, &files.join("node.log"))
+}
+
+/// `nex` without the settings for another NATS that may be in the environment. Where keys are kept stays as it is.
+fn hermetic(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("NATS_") || (text.starts_with("NEX_") && text != "NEX_HOME") {
+            command.env_remove(&name);
+        }
+    }
+    command
 }
 
 /// The command-line client, pointed at the demo's server.
@@ -164,7 +187,7 @@ struct Nex {
 
 impl Nex {
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = hermetic(&self.binary);
         command
             .current_dir(&self.root)
             .env("NATS_URL", &self.url)
@@ -185,7 +208,7 @@ impl Nex {
 
     fn deploy(&self) -> Result<()> {
         process::step(
-            "deploying",
+            &format!("deploying {FUNCTION}"),
             self.command().args(["devrun", FUNCTION, "--trigger_subject", SUBJECT]),
         )
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -65,7 +65,7 @@ pub(crate) fn check_interrupted() -> Result<()> {
     Ok(())
 }
 
-/// Waits until a signal asks us to end.
+/// Waits for a while, or until a signal asks us to end, and tells whether one has.
 pub(crate) fn interrupted_within(time: Duration) -> bool {
     let end = Instant::now() + time;
     while Instant::now() < end && check_interrupted().is_ok() {
@@ -156,11 +156,7 @@ impl Server {
     pub(crate) fn check_running(&mut self) -> Result<()> {
         check_interrupted()?;
         if let Some(status) = self.child.try_wait()? {
-            bail!(
-                "{} has ended ({status}). The end of its log:\n{}",
-                self.name,
-                self.log_tail()
-            );
+            return Err(self.explain(&anyhow!("{} has ended ({status})", self.name)));
         }
         Ok(())
     }
@@ -177,22 +173,19 @@ impl Server {
                 return Ok(answer);
             }
             if Instant::now() >= deadline {
-                let (name, seconds) = (self.name, time.as_secs());
-                bail!(
-                    "{name} is not ready after {seconds} s. The end of its log:\n{}",
-                    self.log_tail()
-                );
+                return Err(self.explain(&anyhow!("{} is not ready after {} s", self.name, time.as_secs())));
             }
             thread::sleep(POLL);
         }
     }
 
-    /// The last lines of the server's output.
-    pub(crate) fn log_tail(&self) -> String {
+    /// The error with the last lines of the server's log, which often tell its cause.
+    pub(crate) fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
         let bytes = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
+        let tail = lines[lines.len().saturating_sub(20)..].join("\n");
+        anyhow!("{error:#}\nThe log of {} ends with:\n{tail}", self.name)
     }
 }
 

@@ -72,12 +72,13 @@ fn check_nats_server(path: &Path) -> Result<()> {
         .output()
         .with_context(|| format!("cannot run {}", path.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let Some(version) = parse_version(&text) else {
-        bail!("{} does not tell its version, it says: {}", path.display(), text.trim());
+    let text = text.lines().next().unwrap_or_default();
+    let Some(version) = parse_version(text) else {
+        bail!("{} does not tell its version, it says: {text}", path.display());
     };
     if version < OLDEST_NATS_SERVER {
         let (major, minor) = OLDEST_NATS_SERVER;
-        bail!("{} is {}, older than {major}.{minor}", path.display(), text.trim());
+        bail!("{} is {text}, older than {major}.{minor}", path.display());
     }
     Ok(())
 }
