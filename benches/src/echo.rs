@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nex_host_services::nats_server::NatsServer;
+use nex_host_services::nats_server::{NatsServer, Options as ServerOptions, find_binary};
 
 use crate::Options;
 use crate::contender::{Node, Process, fixture};
@@ -38,8 +38,12 @@ struct Measured {
 
 /// Runs it all and reports in Markdown.
 pub(crate) async fn run(options: &Options, rate: u32) -> Result<String> {
-    let server = NatsServer::start().await?;
-    let url = server.url().to_string();
+    let binary = find_binary()?;
+    let server = NatsServer::start_with(ServerOptions {
+        binary: Some(binary.clone()),
+        ..ServerOptions::default()
+    })?;
+    let url = server.url();
     let classic = fixture("identity.js");
     let module = fixture("identity.mjs");
 
@@ -62,7 +66,8 @@ pub(crate) async fn run(options: &Options, rate: u32) -> Result<String> {
         contenders.push(Contender { label, caller, process });
     }
 
-    let mut facts = machine::describe(server.binary());
+    let mut facts = machine::describe();
+    facts.push(("nats-server", machine::nats_server_version(&binary)));
     facts.push(("Load average before", machine::load_average()));
     let mut body = String::new();
     for size in SIZES {

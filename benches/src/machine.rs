@@ -9,7 +9,7 @@ use std::time::Duration;
 const TICKS_PER_SECOND: u32 = 100;
 
 /// What stands above the figures.
-pub(crate) fn describe(nats_server: &Path) -> Vec<(&'static str, String)> {
+pub(crate) fn describe() -> Vec<(&'static str, String)> {
     let build = if cfg!(debug_assertions) {
         "dev profile: figures mean nothing"
     } else {
@@ -23,8 +23,12 @@ pub(crate) fn describe(nats_server: &Path) -> Vec<(&'static str, String)> {
         ("Processor", processor()),
         ("Memory", memory()),
         ("Kernel", file("/proc/sys/kernel/osrelease")),
-        ("nats-server", output(nats_server, &["--version"])),
     ]
+}
+
+/// Version of a nats-server.
+pub(crate) fn nats_server_version(binary: &Path) -> String {
+    output(binary, &["--version"])
 }
 
 /// Load averages over 1, 5 and 15 minutes.

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use nex_host_services::memory;
+use nex_host_services::memory::Memory;
+use nex_host_services::{Config, Policy};
 use nex_runtime::engine::{Engine, Function, FunctionHost, FunctionSpec, Limits};
 use nex_runtime::invocation::Trigger;
-use nex_runtime::v8::V8Engine;
+use nex_runtime::v8::{V8Config, V8Engine};
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::Options;
@@ -27,7 +28,7 @@ const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
 
 /// Loads a function into an engine of its own.
 pub(crate) async fn load(source: &[u8]) -> Result<Arc<dyn Function>> {
-    load_into(&V8Engine::new(), source).await
+    load_into(&V8Engine::new(V8Config::default())?, source).await
 }
 
 async fn load_into(engine: &V8Engine, source: &[u8]) -> Result<Arc<dyn Function>> {
@@ -41,7 +42,7 @@ async fn load_into(engine: &V8Engine, source: &[u8]) -> Result<Arc<dyn Function>
         limits: Limits::default(),
     };
     let host = FunctionHost {
-        services: Arc::new(memory::services()),
+        services: Arc::new(Memory::new().services(Policy::new("default", "bench", Config::default()))),
         logs: Arc::new(|_| {}),
         events: Arc::new(|_| {}),
     };
@@ -50,7 +51,7 @@ async fn load_into(engine: &V8Engine, source: &[u8]) -> Result<Arc<dyn Function>
 
 /// Runs it all and reports in Markdown.
 pub(crate) async fn run(options: &Options) -> Result<String> {
-    let mut facts = machine::describe(std::path::Path::new("nats-server"));
+    let mut facts = machine::describe();
     facts.push(("Load average before", machine::load_average()));
     let body = starts(options).await? + &calls(options).await?;
     facts.push(("Load average after", machine::load_average()));
@@ -63,7 +64,7 @@ async fn starts(options: &Options) -> Result<String> {
     let mut table = Table::new(&["start of a function", "p50 µs", "p90 µs", "p99 µs", "p99.9 µs"]);
     for form in ["identity.js", "identity.mjs"] {
         let source = std::fs::read(fixture(form))?;
-        let engine = V8Engine::new();
+        let engine = V8Engine::new(V8Config::default())?;
         let mut loaded = Latencies::default();
         let mut answered = Latencies::default();
         for _ in 0..count {

@@ -19,7 +19,7 @@ async fn deployed(cluster: &Cluster, config: Value, functions: &[(&str, &str)]) 
     let node = cluster.node("acceptance", config).await;
     for (function, subject) in functions {
         let answer = cluster.devrun(function, &[subject]).await;
-        assert_eq!(answer["node"], node.id, "{function}: {answer}");
+        assert_eq!(answer["node_id"], node.id, "{function}: {answer}");
     }
     node
 }
@@ -32,7 +32,7 @@ fn config(name: &str) -> Value {
 #[tokio::test]
 async fn documented_examples() {
     let _machine = MACHINE.lock().await;
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start();
     let functions = [
         ("echofunction.js", "helloworld"),
         ("echo.mjs", "module.echo"),
@@ -53,7 +53,7 @@ async fn documented_examples() {
 #[tokio::test]
 async fn bytes_survive() {
     let _machine = MACHINE.lock().await;
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start();
     let functions = [
         ("bytes.js", "bytes"),
         ("identity.js", "identity"),
@@ -69,7 +69,7 @@ async fn bytes_survive() {
 #[tokio::test]
 async fn failed_calls_answer() {
     let _machine = MACHINE.lock().await;
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start();
     let functions = [
         ("throws.js", "throws"),
         ("spin.js", "spin"),
@@ -85,7 +85,7 @@ async fn failed_calls_answer() {
 #[tokio::test]
 async fn two_nodes_share_one_function() {
     let _machine = MACHINE.lock().await;
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start();
     let _first = cluster.node("first", config("simple.json")).await;
     let _second = cluster.node("second", config("simple.json")).await;
     cluster.python("two_nodes.py", &[]).await;
@@ -94,7 +94,7 @@ async fn two_nodes_share_one_function() {
 #[tokio::test]
 async fn killed_agents_are_replaced() {
     let _machine = MACHINE.lock().await;
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start();
     let node = deployed(&cluster, config("simple.json"), &[("identity.js", "identity")]).await;
     let pid = node.pid().to_string();
     cluster.python("agent_killed.py", &[("NODE_PID", &pid)]).await;
@@ -103,7 +103,7 @@ async fn killed_agents_are_replaced() {
 #[tokio::test]
 async fn control_interface_as_the_original_client_speaks_it() {
     let _machine = MACHINE.lock().await;
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start();
     let _node = cluster.node("wire", config("limited_issuers.json")).await;
     cluster.python("wire.py", &[]).await;
 }
@@ -111,7 +111,7 @@ async fn control_interface_as_the_original_client_speaks_it() {
 #[tokio::test]
 async fn nodes_end_when_asked() {
     let _machine = MACHINE.lock().await;
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start();
     let mut node = deployed(&cluster, json!({}), &[("identity.js", "identity")]).await;
     let status = node.stop().await;
     assert!(status.success(), "{status}: {}", node.log());

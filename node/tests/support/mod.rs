@@ -39,11 +39,8 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts the server.
-    pub async fn start() -> Self {
-        let server = timeout(PATIENCE, NatsServer::start())
-            .await
-            .expect("nats-server takes too long to start")
-            .expect("nats-server starts; `cargo xtask test` provides it, or set NATS_SERVER_BIN");
+    pub fn start() -> Self {
+        let server = NatsServer::start().unwrap_or_else(|error| panic!("{error}"));
         let folder = tempfile::tempdir().unwrap();
         let home = folder.path().join("home");
         std::fs::create_dir(&home).unwrap();
@@ -55,7 +52,7 @@ impl Cluster {
 
     /// URL of the server.
     pub fn url(&self) -> String {
-        self.server.url().to_string()
+        self.server.url()
     }
 
     /// A connection of the test's own.
