@@ -151,7 +151,5 @@ fn sibling(name: impl AsRef<OsStr>) -> Result<PathBuf> {
 
 /// A function of `fixtures/js`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../fixtures/js")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/js").join(name)
 }

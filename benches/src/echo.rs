@@ -58,7 +58,11 @@ pub(crate) async fn run(options: &Options, rate: u32) -> Result<String> {
     for (label, subject, process) in [
         ("native async-nats echo", "bench.native", &native),
         ("engine in process, classic form", "bench.engine.classic", &in_process),
-        ("engine in process, module form", "bench.engine.module", &in_process_module),
+        (
+            "engine in process, module form",
+            "bench.engine.module",
+            &in_process_module,
+        ),
         ("node and agent, classic form", "bench.node.classic", node.process()),
         ("node and agent, module form", "bench.node.module", node.process()),
     ] {
@@ -159,19 +163,11 @@ async fn closed_loop(
         row.push(format!("{cost:.1}"));
         table.row(&row);
     }
-    Ok(format!(
-        "### {size} B, {window} in flight\n\n{}\n",
-        table.finish()
-    ))
+    Ok(format!("### {size} B, {window} in flight\n\n{}\n", table.finish()))
 }
 
 /// Latency of single calls with pauses between them.
-async fn paced(
-    options: &Options,
-    contenders: &mut [Contender<'_>],
-    rate: u32,
-    size: usize,
-) -> Result<String> {
+async fn paced(options: &Options, contenders: &mut [Contender<'_>], rate: u32, size: usize) -> Result<String> {
     let calls = (f64::from(rate) * options.seconds).ceil() as u32;
     let mut measured = vec![Latencies::default(); contenders.len()];
     for repeat in 0..options.repeats {

@@ -60,12 +60,7 @@ impl Caller {
     }
 
     /// Keeps `window` requests of `size` bytes in flight for a time.
-    pub(crate) async fn closed_loop(
-        &mut self,
-        window: usize,
-        size: usize,
-        duration: Duration,
-    ) -> Result<Throughput> {
+    pub(crate) async fn closed_loop(&mut self, window: usize, size: usize, duration: Duration) -> Result<Throughput> {
         let mut slots = Vec::with_capacity(window);
         let mut latencies = Latencies::default();
         let mut calls = 0;

@@ -81,10 +81,7 @@ fn parse_stat(stat: &str) -> Option<(u32, u64)> {
 fn command_line() -> String {
     let profile = if cfg!(debug_assertions) { "" } else { " --release" };
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    format!(
-        "`cargo run{profile} -p nex-benches -- {}`",
-        arguments.join(" ")
-    )
+    format!("`cargo run{profile} -p nex-benches -- {}`", arguments.join(" "))
 }
 
 fn commit() -> String {
@@ -111,10 +108,7 @@ fn memory() -> String {
         .lines()
         .find_map(|line| line.strip_prefix("MemTotal:"))
         .and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-    kilobytes.map_or_else(
-        || "unknown".to_owned(),
-        |kilobytes| format!("{} MiB", kilobytes / 1024),
-    )
+    kilobytes.map_or_else(|| "unknown".to_owned(), |kilobytes| format!("{} MiB", kilobytes / 1024))
 }
 
 fn file(path: &str) -> String {

@@ -51,11 +51,7 @@ async fn echo(client: Client, mut requests: Subscriber) -> Result<()> {
     Ok(())
 }
 
-async fn run_function(
-    client: Client,
-    mut requests: Subscriber,
-    function: Arc<dyn Function>,
-) -> Result<()> {
+async fn run_function(client: Client, mut requests: Subscriber, function: Arc<dyn Function>) -> Result<()> {
     let (replies, mut answered) = unbounded_channel();
     loop {
         tokio::select! {

@@ -1,9 +1,5 @@
 //! The benchmarks run and report; what they report is of no interest here.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "tests fail by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::process::Command;
 

@@ -147,10 +147,7 @@ impl Case {
             case.calls = calls;
         }
         if case.load_errors.is_empty() {
-            let silent = case
-                .calls
-                .iter()
-                .position(|call| matches!(call.end, End::Unsaid));
+            let silent = case.calls.iter().position(|call| matches!(call.end, End::Unsaid));
             if let Some(index) = silent {
                 return Err(InvalidCase::NothingExpected(index + 1));
             }
@@ -165,12 +162,10 @@ impl Case {
             "payload" => call.trigger.payload = value.to_owned().into(),
             "payload-hex" => call.trigger.payload = hex(value)?,
             "header" => call.trigger.headers.push(pair(value, ": ")?),
-            "var" => _ = self.vars.extend([pair(value, "=")?]),
+            "var" => self.vars.extend([pair(value, "=")?]),
             "load-error" => self.load_errors.push(value.to_owned()),
 
-            "stream" => call
-                .stream
-                .push(ExpectedReply::new(value.to_owned().into())),
+            "stream" => call.stream.push(ExpectedReply::new(value.to_owned().into())),
             "stream-header" => {
                 let reply = call.stream.last_mut().ok_or("no `@stream` before it")?;
                 reply.headers.push(pair(value, ": ")?);
@@ -210,8 +205,7 @@ impl Case {
             }
             "log-length" => {
                 let (from, to) = pair(value, " ")?;
-                self.logs
-                    .push(ExpectedLog::Length(number(&from)?, number(&to)?));
+                self.logs.push(ExpectedLog::Length(number(&from)?, number(&to)?));
             }
             _ => return Err(format!("unknown directive `@{name}`")),
         }
@@ -283,11 +277,7 @@ fn log_line(text: &str) -> Result<(LogLevel, String), String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(
-        clippy::unwrap_used,
-        clippy::panic,
-        reason = "tests fail by panicking"
-    )]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
     use super::*;
 

@@ -33,9 +33,7 @@ pub(crate) fn compare(call: &Call, answers: &[Result<Reply, InvokeError>]) -> Re
             error(answer, expected).map_err(|problem| format!("{problem}\n{}", describe(answer)))
         }
         (End::Reply(_), Err(answer)) => Err(format!("failed: {}", describe(answer))),
-        (End::Error(_) | End::Unsaid, Ok(answer)) => {
-            Err(format!("did not fail, but answered {}", shown(&answer.body)))
-        }
+        (End::Error(_) | End::Unsaid, Ok(answer)) => Err(format!("did not fail, but answered {}", shown(&answer.body))),
         (End::Unsaid, Err(answer)) => Err(describe(answer)),
     }
 }
@@ -50,20 +48,14 @@ fn reply(answer: &Reply, expected: &ExpectedReply) -> Result<(), String> {
             ));
         }
         ExpectedBody::Length(length) if *length != answer.body.len() => {
-            return Err(format!(
-                "answered {} bytes, expected {length}",
-                answer.body.len()
-            ));
+            return Err(format!("answered {} bytes, expected {length}", answer.body.len()));
         }
         ExpectedBody::Bytes(_) | ExpectedBody::Length(_) => {}
     }
     if expected.headers == answer.headers {
         Ok(())
     } else {
-        Err(format!(
-            "headers {:?}, expected {:?}",
-            answer.headers, expected.headers
-        ))
+        Err(format!("headers {:?}, expected {:?}", answer.headers, expected.headers))
     }
 }
 
@@ -78,11 +70,7 @@ fn error(answer: &InvokeError, expected: &ExpectedError) -> Result<(), String> {
         return Err(format!("expected the name {:?}", expected.name));
     }
     contains_all("message", &answer.message, &expected.contains)?;
-    contains_all(
-        "stack",
-        answer.stack.as_deref().unwrap_or_default(),
-        &expected.stack,
-    )?;
+    contains_all("stack", answer.stack.as_deref().unwrap_or_default(), &expected.stack)?;
     // It goes into a header of the reply.
     if answer.message.contains(['\r', '\n']) {
         return Err("the message is more than one line".to_owned());

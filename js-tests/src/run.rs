@@ -63,8 +63,7 @@ async fn run_case(case: &Case, path: &Path) -> Result<(), String> {
 async fn call_all(case: &Case, function: &HarnessFunction) -> Result<(), String> {
     for (index, call) in case.calls.iter().enumerate() {
         let answers = function.stream(call.trigger.clone()).await;
-        outcome::compare(call, &answers)
-            .map_err(|problem| format!("call {}: {problem}", index + 1))?;
+        outcome::compare(call, &answers).map_err(|problem| format!("call {}: {problem}", index + 1))?;
     }
     Ok(())
 }

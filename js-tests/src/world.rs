@@ -52,7 +52,10 @@ impl World {
 
 fn answer(request: &Request, status: u16) -> Response {
     let header = |name: &str| {
-        let found = request.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        let found = request
+            .headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.clone()).unwrap_or_default()
     };
     let target = match request.url.query() {
@@ -66,7 +69,10 @@ fn answer(request: &Request, status: u16) -> Response {
         _ if status == 204 || request.method == HttpMethod::Head => Bytes::new(),
         _ => {
             let body = String::from_utf8_lossy(&request.body);
-            format!("{} {target} {body}", request.method.as_str()).trim_end().to_owned().into()
+            format!("{} {target} {body}", request.method.as_str())
+                .trim_end()
+                .to_owned()
+                .into()
         }
     };
     Response {

@@ -1,9 +1,6 @@
 //! What must be shown, shown by a foreign client: Python scripts on nats-py call functions that a real node runs in real
 //! agent processes, and drive the node's control interface.
-#![allow(
-    clippy::unwrap_used,
-    reason = "tests fail by panicking"
-)]
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod support;
 

@@ -112,10 +112,7 @@ impl Cluster {
         std::fs::write(file("json"), config.to_string()).unwrap();
 
         let client = self.client().await;
-        let mut started = client
-            .subscribe("$NEX.events.system.node_started")
-            .await
-            .unwrap();
+        let mut started = client.subscribe("$NEX.events.system.node_started").await.unwrap();
         client.flush().await.unwrap();
 
         let log = file("log");
@@ -146,14 +143,23 @@ impl Cluster {
         let Some(id) = id else {
             panic!("node {name} did not start:\n{}", read(&log));
         };
-        Node { id, name: name.to_owned(), child, log }
+        Node {
+            id,
+            name: name.to_owned(),
+            child,
+            log,
+        }
     }
 
     /// Runs a script of `tests/acceptance`, which must succeed.
     pub async fn python(&self, script: &str, variables: &[(&str, &str)]) {
         let mut command = python();
         command
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/acceptance").join(script))
+            .arg(
+                Path::new(env!("CARGO_MANIFEST_DIR"))
+                    .join("tests/acceptance")
+                    .join(script),
+            )
             .env("NATS_URL", self.url())
             .envs(variables.iter().copied())
             .kill_on_drop(true);
@@ -224,7 +230,12 @@ fn python() -> Command {
         command.env("PYTHONPATH", target.join("tools/python"));
     }
     let usable = std::process::Command::new("python3")
-        .envs(command.as_std().get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .envs(
+            command
+                .as_std()
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
         .args(["-c", "import nats"])
         .output()
         .expect("python3 is installed");
