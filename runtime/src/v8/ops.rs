@@ -166,15 +166,17 @@ fn reply<'s>(scope: &mut v8::PinScope<'s, '_>, body: v8::Local<'s, v8::Value>, h
     }
 }
 
-#[op2(fast)]
+// Taking the error apart runs the function's code (a getter, a custom stack), which may call other ops: the state must
+// not be borrowed meanwhile.
+#[op2(fast, reentrant)]
 fn op_nex_fail<'s>(
     scope: &mut v8::PinScope<'s, '_>,
-    state: &mut OpState,
+    state: Rc<RefCell<OpState>>,
     #[smi] id: u32,
     error: v8::Local<'s, v8::Value>,
 ) {
     let error = convert::exception(scope, error);
-    host(state).finish(id, Err(error));
+    host(&state.borrow()).finish(id, Err(error));
 }
 
 #[op2(fast)]

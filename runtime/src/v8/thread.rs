@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -152,30 +152,45 @@ impl Link {
             Err(ScriptError::Terminated) => Err(lost(Lost)),
             Err(ScriptError::IsModule) => {
                 let id = isolate.load_module(source).await?;
-                let mut evaluation = pin!(self.run(deadline, || isolate.evaluate_module(id)).map_err(lost)?);
-                poll_fn(|cx| {
-                    if let Poll::Ready(result) = evaluation.as_mut().poll(cx) {
-                        return Poll::Ready(result);
-                    }
-                    match self.run(deadline, || isolate.poll(cx)) {
-                        Err(Lost) => Poll::Ready(Err(lost(Lost))),
-                        Ok(Poll::Ready(Err(error))) => {
-                            Poll::Ready(Err(LoadError::Threw(error.stack.unwrap_or(error.message))))
-                        }
-                        Ok(Poll::Ready(Ok(()))) => match evaluation.as_mut().poll(cx) {
-                            Poll::Ready(result) => Poll::Ready(result),
-                            Poll::Pending => Poll::Ready(Err(LoadError::Threw(
-                                "the module awaits a promise at its top level that nothing can settle".into(),
-                            ))),
-                        },
-                        Ok(Poll::Pending) if Instant::now() >= deadline => Poll::Ready(Err(lost(Lost))),
-                        Ok(Poll::Pending) => Poll::Pending,
-                    }
-                })
-                .await?;
+                let evaluation = pin!(self.run(deadline, || isolate.evaluate_module(id)).map_err(lost)?);
+                let evaluated = self.finish_evaluation(isolate, evaluation, deadline);
+                tokio::time::timeout_at(deadline.into(), evaluated)
+                    .await
+                    .map_err(|_| lost(Lost))??;
                 isolate.take_default_export(id)
             }
         }
+    }
+
+    /// Polls the isolate until the module's top level has ended.
+    async fn finish_evaluation(
+        &self,
+        isolate: &mut Isolate,
+        mut evaluation: Pin<&mut impl Future<Output = Result<(), LoadError>>>,
+        deadline: Instant,
+    ) -> Result<(), LoadError> {
+        let stalled = || {
+            let text = "the module awaits a promise at its top level that nothing can settle";
+            LoadError::Threw(text.into())
+        };
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = evaluation.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            let polled = match self.run(deadline, || isolate.poll(cx)) {
+                Ok(polled) => polled,
+                Err(Lost) => return Poll::Ready(Err(LoadError::Timeout(self.workload.wall_time()))),
+            };
+            match (evaluation.as_mut().poll(cx), polled) {
+                (Poll::Ready(result), _) => Poll::Ready(result),
+                (Poll::Pending, Poll::Pending) => Poll::Pending,
+                (Poll::Pending, Poll::Ready(Ok(()))) => Poll::Ready(Err(stalled())),
+                (Poll::Pending, Poll::Ready(Err(error))) => {
+                    Poll::Ready(Err(LoadError::Threw(error.stack.unwrap_or(error.message))))
+                }
+            }
+        })
+        .await
     }
 
     /// Runs everything that can run. `Ready` when the instance has ended.

@@ -72,7 +72,7 @@
       if (core.isPromise(value)) return settle(id, value);
       if (core.isGeneratorObject(value) && Symbol.asyncIterator in value) return settle(id, stream(id, value));
       if (!isReply(value) && !isBytesLike(value) && typeof value.then === "function") {
-        return settle(id, PromiseResolve(Promise, value));
+        return settle(id, PromiseResolve(value));
       }
     }
     emit(ops.op_nex_finish, id, value);
@@ -102,7 +102,7 @@
     waitUntil(promise) {
       ops.op_nex_wait_until(true);
       const done = () => ops.op_nex_wait_until(false);
-      PromisePrototypeThen(PromiseResolve(Promise, promise), done, (error) => {
+      PromisePrototypeThen(PromiseResolve(promise), done, (error) => {
         done();
         console.error("waitUntil:", error);
       });
