@@ -51,7 +51,7 @@ pub(crate) fn js_error(error: JsError) -> InvokeError {
         .exception_message
         .strip_prefix("Uncaught ")
         .unwrap_or(&error.exception_message);
-    let message = message.strip_prefix("(in promise) ").unwrap_or(message).to_owned();
+    let message = one_line(message.strip_prefix("(in promise) ").unwrap_or(message));
     let kind = match error.name.as_deref() {
         Some("HostServiceError") => ErrorKind::HostService,
         _ => ErrorKind::Exception,
@@ -62,4 +62,10 @@ pub(crate) fn js_error(error: JsError) -> InvokeError {
         name: error.name,
         stack: error.stack,
     }
+}
+
+/// A text without its line breaks: it goes into a header.
+fn one_line(text: &str) -> String {
+    let lines: Vec<&str> = text.split(['\r', '\n']).map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join(" ")
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use deno_core::{OpState, ToJsBuffer, op2, v8};
@@ -52,6 +52,9 @@ deno_core::extension!(
     ],
     js = [dir "src/v8/js", "console.js", "abort_signal.js", "host_services.js", "function_api.js"],
 );
+
+/// How late the watchdog may be, at most, in ending an invocation whose time is up.
+const WATCHDOG_SLACK: Duration = Duration::from_millis(100);
 
 fn host(state: &OpState) -> Rc<dyn OpHost> {
     state.borrow::<Rc<dyn OpHost>>().clone()
@@ -99,7 +102,8 @@ fn op_nex_host_call_sync(
 ) -> Result<HostAnswer, HostServiceError> {
     let host = host(state);
     let call = host.services().call(HostRequest { operation, payload });
-    let response = block_until(call, host.deadline())
+    // The watchdog is to end the invocation when its time is up, and not this call a moment before it.
+    let response = block_until(call, host.deadline() + WATCHDOG_SLACK)
         .unwrap_or_else(|| Err(HostError::new(HostErrorCode::Timeout, "the invocation's time is up")))?;
     Ok(response.into())
 }

@@ -86,7 +86,9 @@
   const levels = { trace: 0, debug: 1, log: 2, info: 2, dir: 2, warn: 3, error: 4 };
   const console = {};
   for (const method of ObjectKeys(levels)) {
-    console[method] = (...args) => ops.op_nex_log(levels[method], format(args));
+    console[method] = (...args) => {
+      ops.op_nex_log(levels[method], format(args));
+    };
   }
   console.assert = (condition, ...args) => {
     if (!condition) console.error("Assertion failed:", ...args);
