@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use nex_runtime::host_services::Headers;
@@ -18,6 +19,8 @@ pub struct Case {
     pub file: String,
     /// The whole file.
     pub source: String,
+    /// Wall-clock limit of a call, if not the default.
+    pub(crate) wall_time: Option<Duration>,
     /// Environment it is deployed with.
     pub(crate) vars: BTreeMap<String, String>,
     /// Texts that the error of a failing load must contain; empty: it loads.
@@ -113,6 +116,7 @@ impl Case {
         let mut case = Self {
             file,
             source: String::new(),
+            wall_time: None,
             vars: BTreeMap::new(),
             load_errors: Vec::new(),
             calls: Vec::new(),
@@ -163,6 +167,7 @@ impl Case {
             "payload-hex" => call.trigger.payload = hex(value)?,
             "header" => call.trigger.headers.push(pair(value, ": ")?),
             "var" => self.vars.extend([pair(value, "=")?]),
+            "wall-ms" => self.wall_time = Some(Duration::from_millis(number(value)? as u64)),
             "load-error" => self.load_errors.push(value.to_owned()),
 
             "stream" => call.stream.push(ExpectedReply::new(value.to_owned().into())),

@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use nex_runtime::engine::Engine;
+use nex_runtime::engine::{Engine, Limits};
 use nex_runtime::harness::{Harness, HarnessFunction};
 use nex_runtime::logs::LogLine;
 use nex_runtime::v8::{V8Config, V8Engine};
@@ -42,6 +42,7 @@ async fn run_case(case: &Case, path: &Path) -> Result<(), String> {
         .services(Arc::clone(&world.services))
         .name(name.unwrap_or_default())
         .vars(case.vars.clone())
+        .limits(limits(case))
         .log_sink(Arc::new(move |line| {
             // Nobody looks at lines after the last expected one.
             _ = sink.send(line);
@@ -58,6 +59,14 @@ async fn run_case(case: &Case, path: &Path) -> Result<(), String> {
     };
     call_all(case, &function).await?;
     compare_logs(&case.logs, &logs)
+}
+
+fn limits(case: &Case) -> Limits {
+    let default = Limits::default();
+    Limits {
+        wall_time: case.wall_time.unwrap_or(default.wall_time),
+        ..default
+    }
 }
 
 async fn call_all(case: &Case, function: &HarnessFunction) -> Result<(), String> {

@@ -1,0 +1,3 @@
+// @load-error never
+await new Promise(() => {});
+export default () => 1;

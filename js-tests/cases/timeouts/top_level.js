@@ -1,0 +1,3 @@
+// @wall-ms 300
+// @load-error did not end within
+for (;;);
