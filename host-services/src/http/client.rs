@@ -12,7 +12,7 @@ use std::fmt;
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use nex_runtime::host_services::{HostError, HttpMethod};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::{Attempt, Policy as Redirects};
 use tokio::sync::OnceCell;
 
@@ -114,10 +114,11 @@ impl HttpClient for ReqwestHttp {
                 .request(method(request.method), request.url)
                 .headers(headers(&request.headers)?)
                 .timeout(limits.timeout);
-            let bodiless = matches!(request.method, HttpMethod::Get | HttpMethod::Head);
-            if !bodiless || !request.body.is_empty() {
-                // An empty body makes POST, PUT and PATCH say `content-length: 0`, which some servers insist on.
+            if !request.body.is_empty() {
                 builder = builder.body(request.body);
+            } else if matches!(request.method, HttpMethod::Post | HttpMethod::Put | HttpMethod::Patch) {
+                // Some servers insist on a length where a body is usual; hyper leaves it out for an empty one.
+                builder = builder.header(CONTENT_LENGTH, 0);
             }
             let failed = |error: reqwest::Error| explain(error, limits);
             let mut response = builder.send().await.map_err(failed)?;

@@ -16,7 +16,7 @@ use async_nats::jetstream::stream::{
     PurgeError, PurgeErrorKind,
 };
 use async_nats::jetstream::{self, ErrorCode};
-use nex_runtime::host_services::HostError;
+use nex_runtime::host_services::{HostError, HostErrorCode};
 
 use crate::error::{chain, internal, limit, not_found, timeout, unavailable};
 
@@ -162,6 +162,8 @@ pub(crate) async fn within<R>(
     operation: impl Future<Output = Result<R, HostError>>,
 ) -> Result<R, HostError> {
     match tokio::time::timeout(limit, operation).await {
+        // One of the round trips may run out of time just before the whole does.
+        Ok(Err(error)) if error.code == HostErrorCode::Timeout => Err(no_answer(limit, client)),
         Ok(result) => result,
         Err(_) => Err(no_answer(limit, client)),
     }
