@@ -31,6 +31,11 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`LoadError`], with the position for a syntax error and the stack for a top level that throws.
     fn load(&self, spec: FunctionSpec, host: FunctionHost) -> BoxFuture<'static, Result<Arc<dyn Function>, LoadError>>;
+
+    /// Agents that are ready for a workload; an engine in this process counts as one.
+    fn available_agents(&self) -> usize {
+        1
+    }
 }
 
 /// A loaded function.

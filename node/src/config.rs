@@ -1,0 +1,281 @@
+//! The node's configuration file: JSON with the keys of the original, so far as they mean something here, and our own.
+//!
+//! A file is [parsed](NodeConfig::from_json), then [validated](NodeConfig::validate); unknown keys are errors, missing
+//! ones have the defaults documented on each field. Every error names the key.
+
+use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nex_runtime::engine::Limits;
+use nkeys::{KeyPair, KeyPairType};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::control::messages::NatsConnection;
+use crate::control::subjects;
+
+/// Configuration of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Agents kept ready. Default 1, at least 1.
+    pub machine_pool_size: NonZeroU32,
+    /// Milliseconds an agent has to start and shake hands. Default 5,000.
+    pub agent_handshake_timeout_ms: NonZeroU32,
+    /// Milliseconds of silence after which an agent is given up. Default 750.
+    pub agent_ping_timeout_ms: NonZeroU32,
+    /// Whether workloads run outside a virtual machine. Default and, until there are machines, only value: true.
+    pub no_sandbox: bool,
+    /// Name of the group of nodes this one belongs to. Default `nexus`.
+    pub nexus: String,
+    /// Tags, beside the built-in `nex.os`, `nex.arch`, `nex.cpucount`, `nex.unsafe` and `nex.lameduck`. Without a
+    /// `node_name` the node makes one up. Default none.
+    pub tags: BTreeMap<String, String>,
+    /// Workload types the node accepts. Default `["v8"]`.
+    pub workload_types: Vec<String>,
+    /// Account keys (`A…`) whose workloads are accepted. Default `[]`: anyone's.
+    pub valid_issuers: Vec<String>,
+    /// Subjects, with wildcards, that no function may be triggered on, beside `$SYS.>`, `$JS.>` and `$NEX.>`.
+    /// Default none.
+    pub deny_trigger_subjects: Vec<String>,
+    /// Limits of the node as a whole.
+    pub node_limits: NodeLimits,
+    /// Limits of each function.
+    pub limits: FunctionLimits,
+    /// Whether the same artefact may run twice in one namespace. Default true.
+    pub allow_duplicate_workloads: bool,
+    /// Connection and policy of the host services.
+    pub host_services_config: HostServicesConfig,
+    /// What the node reports by itself.
+    pub events: EventsConfig,
+    /// Folder in which the node keeps its identity, so that it has the same ID after a restart. One node at a time may
+    /// use it. Default `null`: a new identity at each start.
+    pub state_dir: Option<PathBuf>,
+    /// Bytes of artefacts kept in memory to save downloads. Default 67,108,864 (64 MiB); 0 keeps none.
+    pub artifact_cache_bytes: u64,
+    /// Seconds for which signed claims without an expiry of their own are accepted after they were signed.
+    /// Default 3,600.
+    pub claims_max_age_s: NonZeroU32,
+    /// Milliseconds that calls in flight have to end when the node stops. Default 30,000.
+    pub shutdown_grace_ms: u64,
+}
+
+/// Limits of the node as a whole; 0 switches one off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeLimits {
+    /// Workloads running at a time. Default 0.
+    pub max_workloads: usize,
+    /// Bytes of all running workloads' artefacts together. Default 0.
+    pub max_total_bytes: u64,
+    /// Bytes of one artefact. Default 0, which still means [`MAX_ARTIFACT_BYTES`](crate::artifacts::MAX_ARTIFACT_BYTES).
+    pub max_workload_bytes: u64,
+}
+
+/// Limits of each function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FunctionLimits {
+    /// Milliseconds of one call, waiting included; also of start-up. Default 30,000.
+    pub wall_time_ms: NonZeroU64,
+    /// Calls waiting for the function; one more is answered `overloaded`. Default 1,024.
+    pub queue_depth: NonZeroU32,
+    /// Calls in flight in one instance while they await. Default 64.
+    pub concurrency: NonZeroU32,
+}
+
+/// Connection and policy of the host services.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HostServicesConfig {
+    /// Server and user for triggers and host services. Default empty: the node's own connection.
+    pub nats: NatsConnection,
+    /// The services.
+    pub services: nex_host_services::Config,
+}
+
+/// What the node reports by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventsConfig {
+    /// Whether each successful call is an event. Default false, because it costs a message for each call.
+    pub function_exec_succeeded: bool,
+    /// Milliseconds between heartbeats. Default 30,000.
+    pub heartbeat_interval_ms: NonZeroU32,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            machine_pool_size: const { non_zero(1) },
+            agent_handshake_timeout_ms: const { non_zero(5_000) },
+            agent_ping_timeout_ms: const { non_zero(750) },
+            no_sandbox: true,
+            nexus: "nexus".to_owned(),
+            tags: BTreeMap::new(),
+            workload_types: vec!["v8".to_owned()],
+            valid_issuers: Vec::new(),
+            deny_trigger_subjects: Vec::new(),
+            node_limits: NodeLimits::default(),
+            limits: FunctionLimits::default(),
+            allow_duplicate_workloads: true,
+            host_services_config: HostServicesConfig::default(),
+            events: EventsConfig::default(),
+            state_dir: None,
+            artifact_cache_bytes: 64 << 20,
+            claims_max_age_s: const { non_zero(3_600) },
+            shutdown_grace_ms: 30_000,
+        }
+    }
+}
+
+impl Default for FunctionLimits {
+    fn default() -> Self {
+        Self {
+            wall_time_ms: const { NonZeroU64::new(30_000).unwrap() },
+            queue_depth: const { non_zero(1_024) },
+            concurrency: const { non_zero(64) },
+        }
+    }
+}
+
+impl Default for EventsConfig {
+    fn default() -> Self {
+        Self { function_exec_succeeded: false, heartbeat_interval_ms: const { non_zero(30_000) } }
+    }
+}
+
+const fn non_zero(value: u32) -> NonZeroU32 {
+    NonZeroU32::new(value).unwrap()
+}
+
+impl FunctionLimits {
+    /// The same for the engine, with the server's limit for one message.
+    pub(crate) fn for_engine(&self, max_payload: usize) -> Limits {
+        Limits {
+            wall_time: Duration::from_millis(self.wall_time_ms.get()),
+            queue_depth: self.queue_depth.get(),
+            concurrency: self.concurrency.get(),
+            reply_bytes: u32::try_from(max_payload).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("failed to load configuration file: open {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not JSON.
+    #[error("the configuration is not JSON: {0}")]
+    NotJson(serde_json::Error),
+    /// JSON, but no object.
+    #[error("the configuration is not a JSON object")]
+    NotAnObject,
+    /// A key is unknown or its value is not acceptable.
+    #[error("configuration key `{key}`: {reason}")]
+    Key {
+        /// Path of the key, with dots.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl NodeConfig {
+    /// Reads and validates a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the file or the key.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let json = std::fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::from_json(&json)
+    }
+
+    /// Parses and validates a configuration.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the key.
+    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
+        let value: Value = serde_json::from_slice(json).map_err(ConfigError::NotJson)?;
+        let Value::Object(members) = value else {
+            return Err(ConfigError::NotAnObject);
+        };
+        let config = parse(members.clone()).map_err(|error| {
+            let (key, reason) = culprit(&members, &Vec::new()).unwrap_or_else(|| (String::new(), error.to_string()));
+            ConfigError::Key { key, reason }
+        })?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// [`ConfigError::Key`]
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let key = |key: &str, reason: String| Err(ConfigError::Key { key: key.to_owned(), reason });
+        if !self.no_sandbox {
+            return key(
+                "no_sandbox",
+                "this node has no virtual machines to run workloads in yet, only `true` is possible".to_owned(),
+            );
+        }
+        if self.workload_types.is_empty() {
+            return key("workload_types", "is empty, expected at least one type such as \"v8\"".to_owned());
+        }
+        for issuer in &self.valid_issuers {
+            let parsed = KeyPair::from_public_key(issuer);
+            if !parsed.is_ok_and(|key| key.key_pair_type() == KeyPairType::Account) {
+                return key("valid_issuers", format!("`{issuer}` is not a public account key (A…)"));
+            }
+        }
+        for subject in &self.deny_trigger_subjects {
+            if let Err(reason) = subjects::check_trigger_subject(subject) {
+                return key("deny_trigger_subjects", format!("subject `{subject}` {reason}"));
+            }
+        }
+        for tag in self.tags.keys() {
+            if tag.is_empty() || tag.starts_with("nex.") {
+                return key("tags", format!("`{tag}` is reserved for the node itself"));
+            }
+        }
+        let connection = &self.host_services_config.nats;
+        if connection.nats_user_jwt.is_empty() != connection.nats_user_seed.is_empty() {
+            return key(
+                "host_services_config.nats",
+                "`nats_user_jwt` and `nats_user_seed` need each other".to_owned(),
+            );
+        }
+        Ok(())
+    }
+}
+
+fn parse(members: Map<String, Value>) -> Result<NodeConfig, serde_json::Error> {
+    serde_json::from_value(Value::Object(members))
+}
+
+/// Finds the innermost key that does not parse by itself, which works because every key has a default.
+fn culprit(members: &Map<String, Value>, path: &[&str]) -> Option<(String, String)> {
+    members.iter().find_map(|(key, value)| {
+        let path = [path, &[key.as_str()]].concat();
+        let alone = path.iter().rev().fold(value.clone(), |inner, key| {
+            Value::Object(Map::from_iter([((*key).to_owned(), inner)]))
+        });
+        let error = serde_json::from_value::<NodeConfig>(alone).err()?;
+        let deeper = value.as_object().and_then(|members| culprit(members, &path));
+        Some(deeper.unwrap_or_else(|| (path.join("."), error.to_string())))
+    })
+}
+
+#[cfg(test)]
+mod tests;

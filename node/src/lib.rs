@@ -1,0 +1,22 @@
+//! The node: control API, deploy checks, triggers, host-services broker, agent pool, and the command line `nex`.
+
+pub mod agents;
+pub mod artifacts;
+mod broker;
+pub mod claims;
+pub mod cli;
+pub mod config;
+pub mod connection;
+pub mod control;
+mod duration;
+pub mod environment;
+pub mod events;
+pub mod identity;
+pub mod node;
+mod outbound;
+mod report;
+mod text;
+mod triggers;
+
+pub use config::NodeConfig;
+pub use node::{Node, NodeError};

@@ -1,0 +1,105 @@
+//! Sends messages to NATS from threads that must not wait: engine threads answer calls, log and report from here.
+//!
+//! The client's queue is tried at once, which costs no task and no thread switch. Only when it is full, because NATS is
+//! slower than the functions or away, does a message take the detour over an overflow task, and those after it follow,
+//! so that messages of one sender never overtake each other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_nats::client::traits::Publisher as _;
+use async_nats::message::OutboundMessage;
+use async_nats::{Client, HeaderMap, Subject};
+use bytes::Bytes;
+use futures::FutureExt as _;
+use tokio::sync::{Notify, mpsc};
+
+/// Messages that may wait beside the client's own queue. More are dropped: NATS has then been away for long.
+const OVERFLOW: usize = 65_536;
+
+/// A handle on a connection for senders that must not wait. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Outbound {
+    client: Client,
+    overflow: mpsc::Sender<OutboundMessage>,
+    waiting: Arc<Waiting>,
+}
+
+/// Messages in the overflow.
+#[derive(Debug, Default)]
+struct Waiting {
+    count: AtomicUsize,
+    /// Notified whenever there are none left.
+    none: Notify,
+}
+
+impl Outbound {
+    /// Starts the overflow task on the current runtime; it ends with the last handle.
+    pub(crate) fn new(client: Client) -> Self {
+        let (overflow, mut messages) = mpsc::channel(OVERFLOW);
+        let waiting = Arc::new(Waiting::default());
+        let outbound = Self { client: client.clone(), overflow, waiting: waiting.clone() };
+        tokio::spawn(async move {
+            while let Some(message) = messages.recv().await {
+                if let Err(error) = client.publish_message(message).await {
+                    tracing::debug!(%error, "message not sent");
+                }
+                if waiting.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    waiting.none.notify_waiters();
+                }
+            }
+        });
+        outbound
+    }
+
+    /// The connection.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Sends a message, now or as soon as there is room.
+    pub(crate) fn send(&self, subject: Subject, headers: Option<HeaderMap>, payload: Bytes) {
+        let message = OutboundMessage { subject, reply: None, payload, headers };
+        if self.waiting.count.load(Ordering::Acquire) == 0 {
+            match self.client.publish_message(message.clone()).now_or_never() {
+                Some(Ok(())) => return,
+                Some(Err(error)) => {
+                    tracing::debug!(%error, subject = %message.subject, "message not sent");
+                    return;
+                }
+                None => {}
+            }
+        }
+        self.waiting.count.fetch_add(1, Ordering::AcqRel);
+        if let Err(error) = self.overflow.try_send(message) {
+            self.waiting.count.fetch_sub(1, Ordering::AcqRel);
+            tracing::debug!(%error, "message dropped: too many wait for NATS");
+        }
+    }
+
+    /// Waits until everything sent so far has left this process, for as long as NATS is away.
+    pub(crate) async fn flush(&self) {
+        loop {
+            let none = self.waiting.none.notified();
+            if self.waiting.count.load(Ordering::Acquire) == 0 {
+                break;
+            }
+            none.await;
+        }
+        if let Err(error) = self.client.flush().await {
+            tracing::debug!(%error, "not flushed");
+        }
+    }
+}
+
+/// Bytes a message with these headers has on the wire, as the server counts them against `max_payload`.
+pub(crate) fn wire_len(headers: Option<&HeaderMap>, payload: &[u8]) -> usize {
+    let headers = headers.map_or(0, |headers| {
+        let lines = headers.iter().flat_map(|(name, values)| {
+            let name: &str = name.as_ref();
+            values.iter().map(move |value| name.len() + value.as_str().len() + ": \r\n".len())
+        });
+        "NATS/1.0\r\n\r\n".len() + lines.sum::<usize>()
+    });
+    headers + payload.len()
+}
