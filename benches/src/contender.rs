@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -19,67 +19,87 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
+    /// What it has said of itself when it was ready.
+    ready: String,
 }
 
 impl Process {
-    /// Its process ID.
-    pub(crate) fn id(&self) -> Result<u32> {
-        self.child.id().context("it has ended")
-    }
-
-    /// A responder of this program: the native echo, or an engine in process that runs a function.
-    pub(crate) async fn responder(url: &str, subject: &str, function: Option<&Path>) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["responder", "--url", url, "--subject", subject]);
-        if let Some(function) = function {
-            command.arg("--function").arg(function);
-        }
+    /// Starts a process that writes a line to standard output when it is ready.
+    async fn start(mut command: Command) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
-            .spawn()?;
+            .spawn()
+            .with_context(|| format!("cannot start {:?}", command.as_std().get_program()))?;
         let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
-        let line = timeout(PATIENCE, lines.next_line()).await??;
-        ensure!(line.as_deref() == Some("ready"), "a responder did not start");
-        Ok(Self { child })
+        let ready = timeout(PATIENCE, lines.next_line())
+            .await??
+            .context("it ended before it was ready")?;
+        Ok(Self { child, ready })
+    }
+
+    /// This program as a native echo.
+    pub(crate) async fn native_echo(url: &str, subject: &str) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["native-echo", "--url", url, "--subject", subject]);
+        Self::start(command).await
+    }
+
+    /// Its process ID.
+    pub(crate) fn id(&self) -> Result<u32> {
+        self.child.id().context("it has ended")
     }
 }
 
-/// A node with its agents, and the functions deployed on it.
+/// Where a node runs its functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    /// In agent processes, as in production.
+    Agent,
+    /// In its own process, for development.
+    InProcess,
+}
+
+/// A node with the functions deployed on it.
 #[derive(Debug)]
 pub(crate) struct Node {
     process: Process,
+    id: String,
     url: String,
     folder: TempDir,
 }
 
 impl Node {
-    /// Starts `nex node up` with the binaries beside this one, and waits until it bids for work.
-    pub(crate) async fn start(url: &str) -> Result<Self> {
+    /// Starts `nex node up`, of the binary beside this one.
+    pub(crate) async fn start(url: &str, isolation: Isolation) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let config = folder.path().join("config.json");
         std::fs::write(&config, json!({ "workload_types": ["v8"] }).to_string())?;
-        let log = std::fs::File::create(folder.path().join("node.log"))?;
-        let mut node = nex(url, folder.path())?;
-        let child = node
-            .args(["node", "up", "--config"])
+        let log = folder.path().join("node.log");
+        let mut command = nex(url, folder.path())?;
+        command
+            .args(["node", "up", "--json", "--config"])
             .arg(&config)
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        let mut node = Self {
-            process: Process { child },
+            .stderr(std::fs::File::create(&log)?);
+        if isolation == Isolation::InProcess {
+            command.arg("--unsafe-in-process");
+        }
+        let process = match Process::start(command).await {
+            Ok(process) => process,
+            Err(error) => {
+                let log = std::fs::read_to_string(&log)?;
+                return Err(error.context(format!("the node did not start; it wrote:\n{log}")));
+            }
+        };
+        let report: Value = serde_json::from_str(&process.ready)?;
+        let id = report["node"].as_str().context("the node has no ID")?.to_owned();
+        Ok(Self {
+            process,
+            id,
             url: url.to_owned(),
             folder,
-        };
-        match node.wait_until_ready().await {
-            Ok(()) => Ok(node),
-            Err(error) => {
-                let log = std::fs::read_to_string(node.folder.path().join("node.log"))?;
-                Err(error.context(format!("the node did not start; it wrote:\n{log}")))
-            }
-        }
+        })
     }
 
     /// The node's process; the agents are its children.
@@ -87,41 +107,32 @@ impl Node {
         &self.process
     }
 
-    /// Deploys a function as a developer does.
+    /// Deploys a function as a developer does; this must be the only node on the server that takes workloads.
     pub(crate) async fn deploy(&self, function: &Path, subject: &str) -> Result<()> {
+        let name = subject.replace('.', "-");
         let mut command = nex(&self.url, self.folder.path())?;
         command
             .arg("devrun")
             .arg(function)
-            .args(["--trigger_subject", subject, "--json"]);
-        let output = timeout(PATIENCE, command.output()).await??;
-        if !output.status.success() {
-            bail!(
-                "cannot deploy {}: {}",
-                function.display(),
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        Ok(())
+            .args(["--name", &name, "--trigger_subject", subject, "--json"]);
+        succeed(command).await
     }
 
-    async fn wait_until_ready(&mut self) -> Result<()> {
-        let client = async_nats::connect(&self.url).await?;
-        let answer = async {
-            loop {
-                // Until the node has subscribed, the server answers at once that nobody listens.
-                if let Ok(answer) = client.request("$NEX.PING", "".into()).await {
-                    return serde_json::from_slice::<Value>(&answer.payload);
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::select! {
-            answer = timeout(PATIENCE, answer) => { answer??; }
-            status = self.process.child.wait() => bail!("it ended with {}", status?),
-        }
-        Ok(())
+    /// Takes no more workloads from now on, so that the next ones go to another node.
+    pub(crate) async fn close(&self) -> Result<()> {
+        let mut command = nex(&self.url, self.folder.path())?;
+        command.args(["lameduck", &self.id]);
+        succeed(command).await
     }
+}
+
+async fn succeed(mut command: Command) -> Result<()> {
+    let output = timeout(PATIENCE, command.output()).await??;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{:?} failed: {said}", command.as_std());
+    }
+    Ok(())
 }
 
 /// The command line `nex` beside this program.

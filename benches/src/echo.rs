@@ -1,5 +1,5 @@
-//! The echo benchmark: the same requests, in turn, to a native async-nats responder, to an engine in process, and to a
-//! function behind node and agent.
+//! The echo benchmark: the same requests, in turn, to a native async-nats responder, to functions inside a node's
+//! process, and to functions in agents of a node.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use nex_host_services::nats_server::{NatsServer, Options as ServerOptions, find_binary};
 
 use crate::Options;
-use crate::contender::{Node, Process, fixture};
+use crate::contender::{Isolation, Node, Process, fixture};
 use crate::load::Caller;
 use crate::machine;
 use crate::report::{self, Table, thousands};
@@ -47,24 +47,30 @@ pub(crate) async fn run(options: &Options, rate: u32) -> Result<String> {
     let classic = fixture("identity.js");
     let module = fixture("identity.mjs");
 
-    let native = Process::responder(&url, "bench.native", None).await?;
-    let in_process = Process::responder(&url, "bench.engine.classic", Some(&classic)).await?;
-    let in_process_module = Process::responder(&url, "bench.engine.module", Some(&module)).await?;
-    let node = Node::start(&url).await?;
-    node.deploy(&classic, "bench.node.classic").await?;
-    node.deploy(&module, "bench.node.module").await?;
+    let native = Process::native_echo(&url, "bench.native").await?;
+    let in_process = Node::start(&url, Isolation::InProcess).await?;
+    in_process.deploy(&classic, "bench.in_process.classic").await?;
+    in_process.deploy(&module, "bench.in_process.module").await?;
+    in_process.close().await?;
+    let agents = Node::start(&url, Isolation::Agent).await?;
+    agents.deploy(&classic, "bench.agent.classic").await?;
+    agents.deploy(&module, "bench.agent.module").await?;
 
     let mut contenders = Vec::new();
     for (label, subject, process) in [
         ("native async-nats echo", "bench.native", &native),
-        ("engine in process, classic form", "bench.engine.classic", &in_process),
         (
-            "engine in process, module form",
-            "bench.engine.module",
-            &in_process_module,
+            "node in process, classic form",
+            "bench.in_process.classic",
+            in_process.process(),
         ),
-        ("node and agent, classic form", "bench.node.classic", node.process()),
-        ("node and agent, module form", "bench.node.module", node.process()),
+        (
+            "node in process, module form",
+            "bench.in_process.module",
+            in_process.process(),
+        ),
+        ("node and agent, classic form", "bench.agent.classic", agents.process()),
+        ("node and agent, module form", "bench.agent.module", agents.process()),
     ] {
         let caller = Caller::connect(&url, subject).await?;
         contenders.push(Contender { label, caller, process });

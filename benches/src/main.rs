@@ -10,8 +10,8 @@ mod contender;
 mod echo;
 mod load;
 mod machine;
+mod native;
 mod report;
-mod responder;
 mod runtime;
 mod stats;
 
@@ -31,7 +31,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// A JavaScript echo over NATS, through node and agent and in process, beside a native echo
+    /// A JavaScript echo over NATS, in agents and inside the node, beside a native echo
     Echo {
         #[command(flatten)]
         options: Options,
@@ -44,9 +44,9 @@ enum Command {
         #[command(flatten)]
         options: Options,
     },
-    /// One of the responders that `echo` starts as processes of their own
+    /// The native echo, which `echo` starts as a process of its own
     #[command(hide = true)]
-    Responder(responder::Args),
+    NativeEcho(native::Args),
 }
 
 /// How much to measure.
@@ -87,7 +87,7 @@ async fn main() -> Result<()> {
             let options = options.resolved();
             publish(&options, &runtime::run(&options).await?)
         }
-        Command::Responder(args) => responder::run(args).await,
+        Command::NativeEcho(args) => native::run(args).await,
     }
 }
 

@@ -27,7 +27,7 @@ const STARTS: u32 = 100;
 const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
 
 /// Loads a function into an engine of its own.
-pub(crate) async fn load(source: &[u8]) -> Result<Arc<dyn Function>> {
+async fn load(source: &[u8]) -> Result<Arc<dyn Function>> {
     load_into(&V8Engine::new(V8Config::default())?, source).await
 }
 

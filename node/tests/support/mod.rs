@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 
-use futures::StreamExt;
 use nex_host_services::nats_server::NatsServer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -27,19 +27,19 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A file or folder below `fixtures/`.
-pub fn fixture(path: &str) -> PathBuf {
+pub(crate) fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(path)
 }
 
 /// A nats-server with JetStream, and a home folder with the sample keys, for one test.
-pub struct Cluster {
+pub(crate) struct Cluster {
     server: NatsServer,
     folder: TempDir,
 }
 
 impl Cluster {
     /// Starts the server.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let server = NatsServer::start().unwrap_or_else(|error| panic!("{error}"));
         let folder = tempfile::tempdir().unwrap();
         let home = folder.path().join("home");
@@ -51,17 +51,17 @@ impl Cluster {
     }
 
     /// URL of the server.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.server.url()
     }
 
     /// A connection of the test's own.
-    pub async fn client(&self) -> async_nats::Client {
+    pub(crate) async fn client(&self) -> async_nats::Client {
         async_nats::connect(self.url()).await.expect("connects")
     }
 
     /// The command `nex`, which knows the server and nothing else of the environment's NATS settings.
-    pub fn nex<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+    pub(crate) fn nex<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nex"));
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
@@ -80,12 +80,12 @@ impl Cluster {
     }
 
     /// Runs a `nex` command to its end.
-    pub async fn nex_output<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Output {
+    pub(crate) async fn nex_output<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Output {
         finish(self.nex(arguments)).await
     }
 
     /// Runs a `nex` command that must succeed and write JSON.
-    pub async fn nex_json<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Value {
+    pub(crate) async fn nex_json<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Value {
         let command = self.nex(arguments);
         let shown = format!("{:?}", command.as_std());
         let output = finish(command).await;
@@ -95,7 +95,7 @@ impl Cluster {
     }
 
     /// Deploys a function of `fixtures/js` with `nex devrun` on these subjects.
-    pub async fn devrun(&self, function: &str, subjects: &[&str]) -> Value {
+    pub(crate) async fn devrun(&self, function: &str, subjects: &[&str]) -> Value {
         let file = fixture("js").join(function);
         let mut arguments = vec!["devrun", file.to_str().unwrap(), "--json"];
         for subject in subjects {
@@ -104,45 +104,29 @@ impl Cluster {
         self.nex_json(arguments).await
     }
 
-    /// Starts a node and waits until it says that it has started. `name` must be new in this cluster.
-    pub async fn node(&self, name: &str, mut config: Value) -> Node {
+    /// Starts a node and waits until it says that it is up. `name` must be new in this cluster.
+    pub(crate) async fn node(&self, name: &str, mut config: Value) -> Node {
         agent_binary();
         config["tags"]["node_name"] = json!(name);
         let file = |extension: &str| self.folder.path().join(format!("{name}.{extension}"));
         std::fs::write(file("json"), config.to_string()).unwrap();
-
-        let client = self.client().await;
-        let mut started = client.subscribe("$NEX.events.system.node_started").await.unwrap();
-        client.flush().await.unwrap();
-
         let log = file("log");
-        let output = File::create(&log).unwrap();
         let mut child = self
-            .nex(["node", "up", "--loglevel", "debug", "--config"])
+            .nex(["node", "up", "--json", "--loglevel", "debug", "--config"])
             .arg(file("json"))
             // Two nodes of one test are two machines: each has its own state.
             .env("NEX_HOME", self.folder.path().join(name))
-            .stdout(output.try_clone().unwrap())
-            .stderr(output)
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log).unwrap())
             .spawn()
             .expect("nex starts");
-
-        let id = async {
-            while let Some(message) = started.next().await {
-                let event: Value = serde_json::from_slice(&message.payload).unwrap();
-                if event["data"]["tags"]["node_name"] == name {
-                    return event["data"]["id"].as_str().unwrap().to_owned();
-                }
-            }
-            panic!("the server went away");
+        let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = timeout(PATIENCE, stdout.next_line()).await;
+        let Ok(Ok(Some(line))) = line else {
+            panic!("node {name} did not start: {line:?}\n{}", read(&log));
         };
-        let id = tokio::select! {
-            id = timeout(PATIENCE, id) => id.ok(),
-            _ = child.wait() => None,
-        };
-        let Some(id) = id else {
-            panic!("node {name} did not start:\n{}", read(&log));
-        };
+        let report: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        let id = report["node"].as_str().unwrap().to_owned();
         Node {
             id,
             name: name.to_owned(),
@@ -152,7 +136,7 @@ impl Cluster {
     }
 
     /// Runs a script of `tests/acceptance`, which must succeed.
-    pub async fn python(&self, script: &str, variables: &[(&str, &str)]) {
+    pub(crate) async fn python(&self, script: &str, variables: &[(&str, &str)]) {
         let mut command = python();
         command
             .arg(
@@ -171,9 +155,9 @@ impl Cluster {
 }
 
 /// A running `nex node up`. Killed when dropped.
-pub struct Node {
+pub(crate) struct Node {
     /// Its public key.
-    pub id: String,
+    pub(crate) id: String,
     name: String,
     child: Child,
     log: PathBuf,
@@ -181,17 +165,17 @@ pub struct Node {
 
 impl Node {
     /// Its process.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id().expect("the node runs")
     }
 
     /// What it has written so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         read(&self.log)
     }
 
     /// Asks it to end, as Ctrl-C does, and waits until it has.
-    pub async fn stop(&mut self) -> ExitStatus {
+    pub(crate) async fn stop(&mut self) -> ExitStatus {
         let pid = rustix::process::Pid::from_raw(self.pid().cast_signed()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
         timeout(PATIENCE, self.child.wait())
