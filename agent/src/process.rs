@@ -1,0 +1,160 @@
+//! The agent as a process: arguments, logs, signals, panics and exit codes around a [session](crate::session).
+//!
+//! The process ends when its link does, so it never outlives its node, and ends by `_exit`: threads may be busy in code
+//! that cannot be stopped, and no destructor may run beside them.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Parser;
+use nex_runtime::engine::Engine;
+use tokio::net::UnixStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::link::LinkError;
+use crate::session::{self, SessionEnd};
+
+/// Arguments of `nex-agent`.
+#[derive(Debug, Clone, Default, Parser)]
+#[command(
+    name = "nex-agent",
+    version,
+    about = "Runs functions for a nex node, which starts it; not meant to be started by hand"
+)]
+pub struct Options {
+    /// Connect to the node at this Unix socket; without it the link is standard input, a connected socket.
+    #[arg(long, value_name = "PATH")]
+    pub link_path: Option<PathBuf>,
+}
+
+/// Why the process ended; the numbers are those of `sysexits.h`, the panic's is Rust's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    Ok = 0,
+    /// The engine did not start.
+    Engine = 70,
+    /// There is no link, or it failed.
+    Link = 74,
+    /// The node does not keep to the protocol, or to another version of it.
+    Protocol = 76,
+    Panic = 101,
+}
+
+/// Runs the agent until its link ends, then ends the process.
+///
+/// Call it in `main` before any other thread exists: `engine` is called on this thread first of all, because V8 wants
+/// to be set up before the threads that will use it.
+pub fn run<E: std::fmt::Display>(options: &Options, engine: impl FnOnce() -> Result<Arc<dyn Engine>, E>) -> ! {
+    start_logs();
+    exit_on_panic();
+    let exit = match engine() {
+        Ok(engine) => serve(options, engine),
+        Err(error) => {
+            tracing::error!("the engine did not start: {error}");
+            Exit::Engine
+        }
+    };
+    tracing::debug!(?exit, "exit");
+    exit_now(exit);
+}
+
+/// Logs go to standard error without time or colour: the node reads them there and logs them as its own.
+fn start_logs() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,nex=info"));
+    let started = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .without_time()
+        .try_init();
+    if let Err(error) = started {
+        tracing::debug!(%error, "logs were set up before");
+    }
+}
+
+/// A panic anywhere ends the process: the node replaces agents, and half an agent is worse than none.
+fn exit_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        tracing::error!(thread = thread.name().unwrap_or("unnamed"), "{panic}");
+        exit_now(Exit::Panic);
+    }));
+}
+
+fn serve(options: &Options, engine: Arc<dyn Engine>) -> Exit {
+    // One thread serves the link; functions have threads of their own.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("no runtime: {error}");
+            return Exit::Link;
+        }
+    };
+    runtime.block_on(async {
+        let served = async {
+            ignore_signals()?;
+            let (reader, writer) = connect(options).await?.into_split();
+            session::serve(reader, writer, engine).await
+        };
+        match served.await {
+            Ok(SessionEnd::Closed | SessionEnd::Drained) => Exit::Ok,
+            Err(LinkError::Io(error)) => {
+                tracing::error!("{error}");
+                Exit::Link
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                Exit::Protocol
+            }
+        }
+    })
+}
+
+/// Ctrl-C in a terminal and a service manager's stop reach the whole process group. They are the node's to act on: it
+/// drains its agents, and its end ends them.
+fn ignore_signals() -> io::Result<()> {
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        // The handler stays in place although nobody listens to it.
+        drop(signal(kind)?);
+    }
+    Ok(())
+}
+
+async fn connect(options: &Options) -> io::Result<UnixStream> {
+    if let Some(path) = &options.link_path {
+        return UnixStream::connect(path).await;
+    }
+    let link = inherited_link()?;
+    link.set_nonblocking(true)?;
+    UnixStream::from_std(link)
+}
+
+/// Takes the socket out of standard input, so that no child process inherits it.
+fn inherited_link() -> io::Result<StdUnixStream> {
+    let stdin = io::stdin();
+    if rustix::net::sockopt::socket_type(&stdin).is_err() {
+        return Err(io::Error::other(
+            "standard input is not a link: nex-agent is started by a nex node",
+        ));
+    }
+    let link: OwnedFd = stdin.as_fd().try_clone_to_owned()?;
+    let null = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(link.into())
+}
+
+/// Ends the process at once: no destructors, no `atexit` handlers.
+fn exit_now(exit: Exit) -> ! {
+    #[allow(unsafe_code, reason = "std has no exit that skips atexit handlers")]
+    mod c {
+        // SAFETY: the declaration is the one of POSIX; the function takes any number and touches no memory of ours.
+        unsafe extern "C" {
+            pub(super) safe fn _exit(code: i32) -> !;
+        }
+    }
+    c::_exit(exit as i32)
+}

@@ -1,0 +1,238 @@
+//! What a function in an agent is given by its host: services, logs and events, all of them frames on the link.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use futures::future::BoxFuture;
+use nex_runtime::engine::{EngineEvent, EventSink};
+use nex_runtime::host_services::{HostError, HostErrorCode, HostRequest, HostResponse, HostServices};
+use nex_runtime::logs::{LogLevel, LogLine, LogSink};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::link::{AgentToNode, BULK_ROOM, CallId, FunctionId, LOG_ROOM, MAX_PENDING_HOST_CALLS, Outbox, SendError};
+use crate::throttle::Throttle;
+
+use super::Shared;
+
+type HostOutcome = Result<HostResponse, HostError>;
+
+/// The host calls the node has not answered.
+#[derive(Debug, Default)]
+pub(super) struct HostCalls {
+    last: AtomicU64,
+    pending: Mutex<HashMap<CallId, oneshot::Sender<HostOutcome>>>,
+}
+
+impl HostCalls {
+    fn register(&self) -> (CallId, oneshot::Receiver<HostOutcome>) {
+        let call = CallId(self.last.fetch_add(1, Ordering::Relaxed) + 1);
+        let (sender, receiver) = oneshot::channel();
+        self.pending.lock().insert(call, sender);
+        (call, receiver)
+    }
+
+    /// Hands an answer to whoever waits for it; a call given up meanwhile is no error.
+    pub(super) fn complete(&self, call: CallId, outcome: HostOutcome) {
+        let sender = self.pending.lock().remove(&call);
+        if let Some(sender) = sender {
+            _ = sender.send(outcome);
+        }
+    }
+
+    /// Whether the call was still pending.
+    fn forget(&self, call: CallId) -> bool {
+        self.pending.lock().remove(&call).is_some()
+    }
+}
+
+/// The host services of one function, carried out by the node.
+#[derive(Debug)]
+pub(super) struct LinkHostServices {
+    shared: Arc<Shared>,
+    function: FunctionId,
+    pending: Arc<AtomicUsize>,
+}
+
+impl LinkHostServices {
+    pub(super) fn new(shared: Arc<Shared>, function: FunctionId) -> Self {
+        Self {
+            shared,
+            function,
+            pending: Arc::default(),
+        }
+    }
+}
+
+impl HostServices for LinkHostServices {
+    fn call(&self, request: HostRequest) -> BoxFuture<'static, HostOutcome> {
+        let shared = self.shared.clone();
+        let function = self.function;
+        let place = Place::take(&self.pending);
+        Box::pin(async move {
+            let Some(_place) = place else {
+                return Err(HostError::new(
+                    HostErrorCode::LimitExceeded,
+                    format!("more than {MAX_PENDING_HOST_CALLS} host calls are pending"),
+                ));
+            };
+            let (call, answer) = shared.host_calls.register();
+            let mut pending = PendingCall {
+                shared: &shared,
+                call,
+                sent: false,
+            };
+            let message = AgentToNode::HostCall {
+                call,
+                function,
+                request,
+            };
+            shared
+                .outbox
+                .send_when_room(message, BULK_ROOM)
+                .await
+                .map_err(not_sent)?;
+            pending.sent = true;
+            let outcome = answer.await;
+            outcome.unwrap_or_else(|_| Err(not_sent(SendError::Closed)))
+        })
+    }
+}
+
+fn not_sent(error: SendError) -> HostError {
+    match error {
+        SendError::TooLarge => HostError::new(HostErrorCode::LimitExceeded, "the request is too large for the link"),
+        SendError::Closed | SendError::Full => HostError::new(HostErrorCode::Unavailable, "the node is gone"),
+    }
+}
+
+/// One of a function's places for pending calls.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(pending: &Arc<AtomicUsize>) -> Option<Self> {
+        let place = Self(pending.clone());
+        let before = pending.fetch_add(1, Ordering::Relaxed);
+        (before < MAX_PENDING_HOST_CALLS).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Tells the node when the function gives up a call before it is answered.
+struct PendingCall<'a> {
+    shared: &'a Shared,
+    call: CallId,
+    sent: bool,
+}
+
+impl Drop for PendingCall<'_> {
+    fn drop(&mut self) {
+        if self.shared.host_calls.forget(self.call) && self.sent {
+            super::send(&self.shared.outbox, AgentToNode::HostCancel { call: self.call });
+        }
+    }
+}
+
+/// The log of one function. Never blocks: what the throttle or a congested link refuses is counted, and the count is
+/// logged in its place.
+#[derive(Debug)]
+pub(super) struct LinkLogs {
+    outbox: Outbox<AgentToNode>,
+    function: FunctionId,
+    throttle: Mutex<Throttle>,
+}
+
+impl LinkLogs {
+    pub(super) fn new(outbox: Outbox<AgentToNode>, function: FunctionId) -> Self {
+        Self {
+            outbox,
+            function,
+            throttle: Mutex::new(Throttle::agent()),
+        }
+    }
+
+    /// Says how many lines were dropped, if any were and it is time.
+    pub(super) fn report_dropped(&self) {
+        let report = self.throttle.lock().report();
+        if let Some(dropped) = report {
+            self.send_report(dropped);
+        }
+    }
+
+    fn send_report(&self, dropped: u64) {
+        let line = LogLine {
+            level: LogLevel::Warn,
+            text: format!("{dropped} log lines were dropped: the function logs too much"),
+        };
+        super::send(&self.outbox, self.message(line));
+    }
+
+    fn message(&self, line: LogLine) -> AgentToNode {
+        AgentToNode::Log {
+            function: self.function,
+            line,
+        }
+    }
+}
+
+impl LogSink for LinkLogs {
+    fn log(&self, line: LogLine) {
+        let (report, admitted) = {
+            let mut throttle = self.throttle.lock();
+            (throttle.report(), throttle.admit(line.text.len()))
+        };
+        if let Some(dropped) = report {
+            self.send_report(dropped);
+        }
+        if !admitted {
+            return;
+        }
+        match self.outbox.try_send(self.message(line), LOG_ROOM) {
+            Ok(()) | Err(SendError::Closed) => {}
+            Err(SendError::Full | SendError::TooLarge) => self.throttle.lock().refuse(),
+        }
+    }
+}
+
+/// Engine events of one function.
+#[derive(Debug)]
+pub(super) struct LinkEvents {
+    shared: Arc<Shared>,
+    function: FunctionId,
+    throttle: Mutex<Throttle>,
+}
+
+impl LinkEvents {
+    pub(super) fn new(shared: Arc<Shared>, function: FunctionId) -> Self {
+        Self {
+            shared,
+            function,
+            throttle: Mutex::new(Throttle::agent()),
+        }
+    }
+}
+
+impl EventSink for LinkEvents {
+    fn event(&self, event: EngineEvent) {
+        let condemned = matches!(event, EngineEvent::Condemned { .. });
+        let message = AgentToNode::Event {
+            function: self.function,
+            event,
+        };
+        if condemned {
+            // Never refused: the node learns it from here or from the next pong.
+            self.shared.condemned.store(true, Ordering::Release);
+            super::send(&self.shared.outbox, message);
+        } else if self.throttle.lock().admit(0)
+            && let Err(error) = self.shared.outbox.try_send(message, LOG_ROOM)
+        {
+            tracing::debug!(%error, function = %self.function, "event dropped");
+        }
+    }
+}

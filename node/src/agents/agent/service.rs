@@ -1,0 +1,189 @@
+//! How an agent goes out of service: drained, stopped, or dead.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nex_agent::link::{Health, NodeToAgent};
+use nex_runtime::invocation::{ErrorKind, InvokeError, ReplySink};
+
+use super::{Agent, Deployed, State};
+use crate::agents::error::Fault;
+use crate::agents::slot::Slot;
+
+/// Whether an agent is fit for use.
+pub(super) enum Condition {
+    Serving,
+    Draining(Drain),
+    Dead(Death),
+}
+
+/// How an agent ended. The message completes "the agent …".
+pub(super) struct Death {
+    pub(super) message: String,
+    /// It was wanted.
+    expected: bool,
+}
+
+/// How an agent is taken out of service.
+pub(super) struct Drain {
+    /// What to say of its end.
+    fault: Fault,
+    /// When it is killed.
+    until: Instant,
+    /// Whether it was told to answer what it has and to exit. Before that, its functions have to be moved.
+    told: bool,
+}
+
+/// What a dead agent leaves behind.
+pub(in crate::agents) struct Wreck {
+    pub(in crate::agents) message: String,
+    pub(in crate::agents) replies: Vec<Box<dyn ReplySink>>,
+    pub(in crate::agents) slots: Vec<Arc<Slot>>,
+}
+
+/// What a drain needs next.
+pub(in crate::agents) enum DrainStep {
+    /// Nothing, or there is no drain.
+    Wait,
+    /// All its functions have left: these are to be asked whether that is so.
+    Leaving(Vec<Arc<Slot>>),
+    /// Its time is over.
+    Kill,
+}
+
+/// Time a drained agent has to exit before it is killed.
+const EXIT_GRACE: Duration = Duration::from_secs(1);
+
+impl Agent {
+    pub(in crate::agents) fn pong(&self, health: Health) {
+        self.state.lock().health = health;
+    }
+
+    /// Marks the agent as not to be used for anything new, until its functions have been moved; returns their slots, or
+    /// None if it was out of service before.
+    pub(in crate::agents) fn condemn(&self, message: String, move_time: Duration) -> Option<Vec<Arc<Slot>>> {
+        let mut state = self.state.lock();
+        if !matches!(state.condition, Condition::Serving) {
+            return None;
+        }
+        let slots = state.slots();
+        let longest = slots.iter().map(|slot| slot.spec.limits.wall_time).max();
+        state.condition = Condition::Draining(Drain {
+            fault: Fault::Condemned(message),
+            until: Instant::now() + move_time + longest.unwrap_or_default(),
+            told: false,
+        });
+        drop(state);
+        self.progress.notify_one();
+        Some(slots)
+    }
+
+    /// Asks the agent to answer what it has and to exit within this time.
+    pub(in crate::agents) fn stop(&self, grace: Duration) {
+        {
+            let mut state = self.state.lock();
+            let until = Instant::now() + grace;
+            match &mut state.condition {
+                Condition::Dead(_) => return,
+                Condition::Draining(drain) => {
+                    drain.until = drain.until.min(until);
+                    if drain.told {
+                        return;
+                    }
+                    drain.told = true;
+                }
+                Condition::Serving => {
+                    state.condition = Condition::Draining(Drain {
+                        fault: Fault::Stopped,
+                        until,
+                        told: true,
+                    });
+                }
+            }
+        }
+        if let Err(error) = self.outbox.send(NodeToAgent::Drain) {
+            tracing::debug!(agent = self.id, %error, "drain not sent");
+        }
+        self.progress.notify_one();
+    }
+
+    /// Asks a drained agent to exit.
+    pub(in crate::agents) fn dismiss(&self) {
+        self.stop(EXIT_GRACE);
+    }
+
+    /// What its drain needs.
+    pub(in crate::agents) fn drain_step(&self, now: Instant) -> DrainStep {
+        let state = self.state.lock();
+        match &state.condition {
+            Condition::Draining(drain) if now >= drain.until => DrainStep::Kill,
+            Condition::Draining(drain) if !drain.told && state.in_flight == 0 => DrainStep::Leaving(state.slots()),
+            _ => DrainStep::Wait,
+        }
+    }
+
+    /// How it ended, and whether that was wanted; nothing while it lives.
+    pub(in crate::agents) fn end(&self) -> Option<(String, bool)> {
+        match &self.state.lock().condition {
+            Condition::Dead(death) => Some((death.message.clone(), death.expected)),
+            Condition::Serving | Condition::Draining(_) => None,
+        }
+    }
+
+    /// Ends its service, once: nothing is sent or accepted any more, the process is to be killed.
+    pub(in crate::agents) fn break_down(&self, fault: Fault) -> Option<Wreck> {
+        let mut state = self.state.lock();
+        let (message, expected) = match &state.condition {
+            Condition::Dead(_) => return None,
+            Condition::Serving => (fault.to_string(), matches!(fault, Fault::Stopped)),
+            Condition::Draining(drain) => match (&drain.fault, &fault) {
+                // It was told to exit and did, or has been dismissed by force.
+                (planned, Fault::LinkClosed | Fault::Exited(_)) if drain.told => (planned.to_string(), true),
+                (Fault::Stopped, Fault::Overstayed) => (fault.to_string(), true),
+                (planned, Fault::Overstayed) => (planned.to_string(), true),
+                _ => (fault.to_string(), matches!(fault, Fault::Stopped)),
+            },
+        };
+        if !expected {
+            state.blame();
+        }
+        state.condition = Condition::Dead(Death {
+            message: message.clone(),
+            expected,
+        });
+        let slots = state.slots();
+        // Those who wait for a deploy learn it from their dropped senders.
+        state.functions.clear();
+        state.in_flight = 0;
+        let calls = std::mem::take(&mut state.calls);
+        drop(state);
+        self.outbox.close();
+        self.host_calls.abort_all();
+        self.dead.cancel();
+        Some(Wreck {
+            message,
+            replies: calls.into_values().map(|call| call.replies).collect(),
+            slots,
+        })
+    }
+}
+
+impl State {
+    /// The functions that were loading or running when the agent died may have killed it.
+    fn blame(&self) {
+        let suspects: Vec<&Deployed> = self
+            .functions
+            .values()
+            .filter(|deployed| deployed.loading.is_some() || deployed.in_flight > 0)
+            .collect();
+        let certain = suspects.len() == 1;
+        for suspect in suspects {
+            suspect.slot.blame(suspect.loading.is_some(), certain);
+        }
+    }
+}
+
+/// What the callers of a dead agent are told.
+pub(in crate::agents) fn died(message: &str) -> InvokeError {
+    InvokeError::new(ErrorKind::NotReady, format!("the agent running the function {message}"))
+}

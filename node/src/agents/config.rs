@@ -1,0 +1,149 @@
+//! Settings of the agent pool, and where its binary is found.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::error::AgentError;
+
+/// Settings of an [`AgentPool`](super::AgentPool).
+#[derive(Debug, Clone)]
+pub struct AgentPoolConfig {
+    /// The `nex-agent` binary; [`find_agent_bin`] looks for it.
+    pub agent_bin: PathBuf,
+    /// Arguments for it. Default none.
+    pub agent_args: Vec<OsString>,
+    /// Its whole environment, beside `RUST_LOG`; nothing of the node's own is passed on. Default empty.
+    pub agent_env: Vec<(String, String)>,
+    /// Log filter of the agents, as in `RUST_LOG`. Their logs become the node's own.
+    pub agent_log: String,
+    /// Workload types the agents must run. Default `v8`.
+    pub workload_types: &'static [&'static str],
+    /// Idle agents kept ready for the next namespace, or for a replacement. Default 1.
+    pub warm_size: usize,
+    /// What shares an agent. Default [`Isolation::Namespace`].
+    pub isolation: Isolation,
+    /// Functions on one agent; a namespace with more gets further agents. Default 500: V8 needs some 32 memory mappings
+    /// for each, of which Linux allows a process 65,530.
+    pub max_functions_per_agent: usize,
+    /// Silence after which an agent is given up; it is pinged five times as often. Default 600 ms, so that a silent agent
+    /// is noticed within a second. The node also answers overdue calls in time with the pings.
+    pub heartbeat_timeout: Duration,
+    /// Time an agent has to start and shake hands, and a deploy waits for one. Default 10 s.
+    pub start_timeout: Duration,
+    /// Time beyond a function's own limit before the node answers a call in its agent's place. Default 1 s.
+    pub reply_grace: Duration,
+    /// How long an agent without functions is kept for its namespace. Default 10 s.
+    pub idle_linger: Duration,
+    /// Time agents have to answer their calls at shutdown. Default 10 s.
+    pub shutdown_grace: Duration,
+}
+
+impl AgentPoolConfig {
+    /// The defaults, with this binary.
+    #[must_use]
+    pub fn new(agent_bin: impl Into<PathBuf>) -> Self {
+        Self {
+            agent_bin: agent_bin.into(),
+            agent_args: Vec::new(),
+            agent_env: Vec::new(),
+            agent_log: "info".to_owned(),
+            workload_types: &["v8"],
+            warm_size: 1,
+            isolation: Isolation::Namespace,
+            max_functions_per_agent: 500,
+            heartbeat_timeout: Duration::from_millis(600),
+            start_timeout: Duration::from_secs(10),
+            reply_grace: Duration::from_secs(1),
+            idle_linger: Duration::from_secs(10),
+            shutdown_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What may share an agent. Two namespaces never do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// The functions of one namespace.
+    #[default]
+    Namespace,
+    /// Nothing: each workload has an agent of its own.
+    Workload,
+}
+
+const BINARY: &str = "nex-agent";
+const OVERRIDE: &str = "NEX_AGENT_BIN";
+
+/// Finds the agent's binary: `$NEX_AGENT_BIN`, else `nex-agent` beside this executable or one directory above it (where
+/// Cargo puts it for tests), else in `PATH`.
+///
+/// # Errors
+/// [`AgentError::NoBinary`] tells where it was looked for.
+pub fn find_agent_bin() -> Result<PathBuf, AgentError> {
+    let beside = std::env::current_exe().ok();
+    find(std::env::var_os(OVERRIDE), beside.as_deref(), std::env::var_os("PATH"))
+}
+
+fn find(chosen: Option<OsString>, exe: Option<&Path>, path: Option<OsString>) -> Result<PathBuf, AgentError> {
+    if let Some(chosen) = chosen.filter(|chosen| !chosen.is_empty()) {
+        let chosen = PathBuf::from(chosen);
+        return if chosen.is_file() {
+            Ok(chosen)
+        } else {
+            Err(AgentError::NoBinary(format!(
+                "{OVERRIDE} names {}, which is no file",
+                chosen.display()
+            )))
+        };
+    }
+    let beside = exe.into_iter().flat_map(|exe| exe.ancestors().skip(1).take(2));
+    let in_path = path.iter().flat_map(std::env::split_paths);
+    let found = beside
+        .map(Path::to_path_buf)
+        .chain(in_path)
+        .map(|folder| folder.join(BINARY))
+        .find(|candidate| candidate.is_file());
+    found.ok_or_else(|| {
+        AgentError::NoBinary(format!(
+            "there is no {BINARY} beside {} or in PATH; build it with `cargo build -p nex-agent`, or set {OVERRIDE}",
+            exe.map_or_else(|| "this program".to_owned(), |exe| exe.display().to_string()),
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn finds_the_binary_in_order_and_says_where_it_looked() {
+        let folder = tempfile::tempdir().unwrap();
+        let make = |at: &str| {
+            let at = folder.path().join(at);
+            std::fs::create_dir_all(&at).unwrap();
+            let bin = at.join(BINARY);
+            std::fs::write(&bin, "").unwrap();
+            bin
+        };
+        let in_path = make("path");
+        let path = Some(folder.path().join("path").into_os_string());
+        let exe = folder.path().join("debug/deps/test-1234");
+        let exe = Some(exe.as_path());
+
+        assert_eq!(find(None, exe, path.clone()).unwrap(), in_path);
+        let above = make("debug");
+        assert_eq!(find(None, exe, path.clone()).unwrap(), above);
+        let beside = make("debug/deps");
+        assert_eq!(find(None, exe, path.clone()).unwrap(), beside);
+        let chosen = make("chosen");
+        let found = find(Some(chosen.clone().into()), exe, path.clone());
+        assert_eq!(found.unwrap(), chosen);
+
+        let missing = find(Some("/no/such/agent".into()), exe, path);
+        assert!(missing.unwrap_err().to_string().contains("/no/such/agent"));
+        let nowhere = find(None, None, None).unwrap_err();
+        assert!(nowhere.to_string().contains(OVERRIDE));
+    }
+}

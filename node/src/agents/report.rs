@@ -1,0 +1,82 @@
+//! What the pool tells about its agents.
+
+/// What happened to an agent, or to a function because of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AgentEvent {
+    /// An agent has started and is ready.
+    Started {
+        /// The agent.
+        id: String,
+        /// Its process.
+        pid: u32,
+        /// Version of its code.
+        version: String,
+    },
+    /// An agent is being replaced: its functions move to another one, its calls in flight are still answered.
+    Condemned {
+        /// The agent.
+        id: String,
+        /// Whose functions it runs.
+        namespace: Option<String>,
+        /// Why.
+        message: String,
+    },
+    /// An agent's process is gone.
+    Stopped {
+        /// The agent.
+        id: String,
+        /// Whose functions it ran, if it ran any.
+        namespace: Option<String>,
+        /// Why, with its last words if it was not asked to.
+        message: String,
+        /// Its exit code, or 128 and the signal that ended it; -1 if unknown.
+        code: i32,
+    },
+    /// A function could not be started again and answers `not_ready` from now on, until it is deployed anew.
+    FunctionLost {
+        /// ID of the workload.
+        id: String,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// Why.
+        message: String,
+    },
+}
+
+/// One agent, for operators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentInfo {
+    /// Its name on this node.
+    pub id: String,
+    /// Its process.
+    pub pid: u32,
+    /// Version of its code.
+    pub version: String,
+    /// Whose functions it runs; None while it is warm.
+    pub namespace: Option<String>,
+    /// IDs of the workloads on it, sorted.
+    pub functions: Vec<String>,
+    /// What it is doing.
+    pub state: AgentState,
+    /// Calls it has not answered.
+    pub in_flight: usize,
+    /// Its resident memory in bytes, as it last said; 0 at first.
+    pub rss_bytes: u64,
+}
+
+/// What an agent is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AgentState {
+    /// Waiting for its first function.
+    Warm,
+    /// Running functions.
+    Serving,
+    /// Answering what it has; it takes no new functions and ends soon.
+    Draining,
+    /// Ended; its process is not quite gone.
+    Dead,
+}

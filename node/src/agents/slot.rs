@@ -1,0 +1,320 @@
+//! A function's place in the pool, whichever agent it is on. Calls find their way here: to the agent it is placed on, or,
+//! while it is being moved, into a bounded queue that its next agent is given.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nex_agent::link::FunctionId;
+use nex_runtime::engine::{Function, FunctionHost, FunctionSpec};
+use nex_runtime::invocation::{ErrorKind, InvokeError, ReplySink, Trigger};
+use parking_lot::Mutex;
+
+use super::agent::{Agent, Submitted};
+
+/// A deployed function.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) spec: FunctionSpec,
+    pub(super) host: FunctionHost,
+    /// Time beyond the function's own limit before the node answers in its agent's place.
+    reply_grace: Duration,
+    route: Mutex<Route>,
+    record: Mutex<Record>,
+}
+
+/// Where it is.
+#[derive(Debug, Clone)]
+pub(super) struct Placement {
+    pub(super) agent: Arc<Agent>,
+    pub(super) function: FunctionId,
+}
+
+#[derive(Debug)]
+struct Route {
+    phase: Phase,
+    /// Takes calls. A function on its way from a condemned agent keeps its place there until it has the next one.
+    placement: Option<Placement>,
+    waiting: VecDeque<Waiting>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// It has a place, or has just lost it and nobody has noticed yet.
+    Placed,
+    /// Somebody is finding it a place.
+    Moving,
+    /// It takes no calls any more, and why.
+    Ended(String),
+}
+
+#[derive(Debug)]
+struct Waiting {
+    trigger: Trigger,
+    replies: Box<dyn ReplySink>,
+    until: Instant,
+}
+
+/// What became of a placement.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Installed {
+    Yes,
+    /// The agent went out of service meanwhile.
+    OutOfService,
+    /// The function was stopped meanwhile.
+    Ended,
+}
+
+/// What it did to its agents lately.
+#[derive(Debug, Default)]
+struct Record {
+    /// Deaths it may have had a part in.
+    deaths: u32,
+    /// Counts towards an agent of its own.
+    guilt: u32,
+    /// An agent died while it loaded.
+    suspect: bool,
+    last: Option<Instant>,
+}
+
+/// After this long without another incident, the record is clean.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+
+/// Guilt from which on a function gets an agent of its own.
+const QUARANTINE: u32 = 2;
+
+const BACK_OFF: Duration = Duration::from_millis(50);
+const MAX_BACK_OFF: Duration = Duration::from_secs(1);
+
+impl Slot {
+    /// A function that is about to be placed for the first time.
+    pub(super) fn new(spec: FunctionSpec, host: FunctionHost, reply_grace: Duration) -> Self {
+        Self {
+            spec,
+            host,
+            reply_grace,
+            route: Mutex::new(Route {
+                phase: Phase::Moving,
+                placement: None,
+                waiting: VecDeque::new(),
+            }),
+            record: Mutex::default(),
+        }
+    }
+
+    fn invoke(&self, trigger: Trigger, replies: Box<dyn ReplySink>) {
+        let limits = &self.spec.limits;
+        let now = Instant::now();
+        let (replies, error) = {
+            let mut route = self.route.lock();
+            let submitted = match &route.placement {
+                Some(placement) => {
+                    let deadline = now + limits.wall_time + self.reply_grace;
+                    placement.agent.submit(placement.function, trigger, replies, deadline)
+                }
+                None => Submitted::Gone(trigger, replies),
+            };
+            match submitted {
+                Submitted::Sent => return,
+                Submitted::Refused(replies, error) => (replies, error),
+                Submitted::Gone(trigger, replies) => {
+                    route.placement = None;
+                    if let Phase::Ended(message) = &route.phase {
+                        (replies, InvokeError::new(ErrorKind::NotReady, message))
+                    } else if route.waiting.len() >= limits.queue_depth as usize {
+                        let message = "the function is being moved, and too many calls wait for it";
+                        (replies, InvokeError::new(ErrorKind::Overloaded, message))
+                    } else {
+                        route.waiting.push_back(Waiting {
+                            trigger,
+                            replies,
+                            until: now + limits.wall_time,
+                        });
+                        return;
+                    }
+                }
+            }
+        };
+        replies.finish(Err(error));
+    }
+
+    /// Sends calls to a new place from now on, those that waited first.
+    pub(super) fn install(&self, placement: &Placement) -> Installed {
+        let mut refused = Vec::new();
+        {
+            let mut route = self.route.lock();
+            if matches!(route.phase, Phase::Ended(_)) {
+                return Installed::Ended;
+            }
+            // An agent that goes out of service after this look finds the placement and has the function moved.
+            if !placement.agent.serves() {
+                return Installed::OutOfService;
+            }
+            route.phase = Phase::Placed;
+            route.placement = Some(placement.clone());
+            while let Some(call) = route.waiting.pop_front() {
+                let deadline = call.until + self.reply_grace;
+                match placement
+                    .agent
+                    .submit(placement.function, call.trigger, call.replies, deadline)
+                {
+                    Submitted::Sent => {}
+                    Submitted::Refused(replies, error) => refused.push((replies, error)),
+                    Submitted::Gone(trigger, replies) => {
+                        route.waiting.push_front(Waiting {
+                            trigger,
+                            replies,
+                            until: call.until,
+                        });
+                        route.placement = None;
+                        break;
+                    }
+                }
+            }
+        }
+        for (replies, error) in refused {
+            replies.finish(Err(error));
+        }
+        Installed::Yes
+    }
+
+    /// Takes note that an agent is not to be used any more; true if the function now needs somebody to find it a place.
+    pub(super) fn lose(&self, agent: &Arc<Agent>) -> bool {
+        let mut route = self.route.lock();
+        if route.is_on(agent) {
+            route.placement = None;
+        }
+        route.start_moving_if(|route| route.placement.is_none())
+    }
+
+    /// Has it moved from an agent that serves it until then; true if it now needs somebody to find it a place.
+    pub(super) fn leave(&self, agent: &Arc<Agent>) -> bool {
+        let mut route = self.route.lock();
+        route.start_moving_if(|route| route.is_on(agent))
+    }
+
+    pub(super) fn is_on(&self, agent: &Arc<Agent>) -> bool {
+        self.route.lock().is_on(agent)
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.route.lock().phase, Phase::Ended(_))
+    }
+
+    /// Answers the calls that have waited too long for a place.
+    pub(super) fn expire(&self, now: Instant) {
+        let mut late = Vec::new();
+        {
+            let mut route = self.route.lock();
+            // All wait equally long, so the first in line is the first to be late.
+            while let Some(call) = route.waiting.pop_front_if(|call| call.until <= now) {
+                late.push(call);
+            }
+        }
+        let message = "the function did not become ready in time after its agent had ended";
+        for call in late {
+            call.replies.finish(Err(InvokeError::new(ErrorKind::NotReady, message)));
+        }
+    }
+
+    /// Takes no calls any more; returns its place, if it has one.
+    pub(super) fn end(&self, why: &str) -> Option<Placement> {
+        let (placement, waiting) = {
+            let mut route = self.route.lock();
+            if !matches!(route.phase, Phase::Ended(_)) {
+                route.phase = Phase::Ended(why.to_owned());
+            }
+            (route.placement.take(), std::mem::take(&mut route.waiting))
+        };
+        for call in waiting {
+            call.replies.finish(Err(InvokeError::new(ErrorKind::NotReady, why)));
+        }
+        placement
+    }
+
+    // ---- its record ----
+
+    /// An agent died while the function was loading or running on it, alone or among others.
+    pub(super) fn blame(&self, loading: bool, certain: bool) {
+        let mut record = self.record.lock();
+        record.forgive();
+        record.deaths += 1;
+        record.suspect |= loading;
+        if certain {
+            // A load that kills is the artefact's doing; one death at run time may have come from outside.
+            record.guilt += if loading { QUARANTINE } else { 1 };
+        }
+        record.last = Some(Instant::now());
+    }
+
+    /// Its code does not stop and cost an agent.
+    pub(super) fn convict(&self) {
+        self.blame(false, true);
+    }
+
+    /// Whether it must have an agent of its own.
+    pub(super) fn in_quarantine(&self) -> bool {
+        let mut record = self.record.lock();
+        record.forgive();
+        record.guilt >= QUARANTINE
+    }
+
+    /// Whether it must load while nothing else does.
+    pub(super) fn is_suspect(&self) -> bool {
+        let mut record = self.record.lock();
+        record.forgive();
+        record.suspect
+    }
+
+    /// How long to wait before it is placed again.
+    pub(super) fn back_off(&self) -> Duration {
+        let mut record = self.record.lock();
+        record.forgive();
+        match record.deaths {
+            0 | 1 => Duration::ZERO,
+            deaths => (BACK_OFF * 2_u32.saturating_pow(deaths.min(16) - 2)).min(MAX_BACK_OFF),
+        }
+    }
+}
+
+impl Route {
+    fn is_on(&self, agent: &Arc<Agent>) -> bool {
+        self.placement
+            .as_ref()
+            .is_some_and(|placement| Arc::ptr_eq(&placement.agent, agent))
+    }
+
+    fn start_moving_if(&mut self, condition: impl FnOnce(&Self) -> bool) -> bool {
+        let start = matches!(self.phase, Phase::Placed) && condition(self);
+        if start {
+            self.phase = Phase::Moving;
+        }
+        start
+    }
+}
+
+impl Record {
+    fn forgive(&mut self) {
+        if self.last.is_some_and(|last| last.elapsed() > FORGIVEN_AFTER) {
+            *self = Self::default();
+        }
+    }
+}
+
+/// The handle the pool gives out. It outlives any agent; dropping it undeploys.
+#[derive(Debug)]
+pub(super) struct PoolFunction(pub(super) Arc<Slot>);
+
+impl Function for PoolFunction {
+    fn invoke(&self, trigger: Trigger, replies: Box<dyn ReplySink>) {
+        self.0.invoke(trigger, replies);
+    }
+}
+
+impl Drop for PoolFunction {
+    fn drop(&mut self) {
+        if let Some(placement) = self.0.end("the function was stopped") {
+            placement.agent.undeploy(placement.function);
+        }
+    }
+}
