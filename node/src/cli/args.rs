@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
 use super::failure::Failure;
@@ -64,7 +65,7 @@ pub(super) struct Global {
     #[arg(long, global = true, value_name = "LEVEL", env = "NEX_LOGLEVEL", ignore_case = true, help_heading = LOGGING)]
     pub(super) loglevel: Option<Level>,
     /// Write the log as JSON, one object a line
-    #[arg(long, global = true, env = "NEX_LOGJSON", help_heading = LOGGING)]
+    #[arg(long, global = true, env = "NEX_LOGJSON", value_parser = BoolishValueParser::new(), help_heading = LOGGING)]
     pub(super) logjson: bool,
 }
 

@@ -1,7 +1,317 @@
-use super::args::Global;
+//! `nex node up`: runs a node until a signal ends it, on the user's NATS server or, with `--dev`, on one of its own.
+//!
+//! The first signal lets calls in flight end; a second one ends the process at once.
+
+mod dev;
+
+use std::collections::HashSet;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use nex_runtime::engine::Engine;
+use nex_runtime::v8::{V8Config, V8Engine};
+use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::broadcast::error::RecvError;
+
+use self::dev::DevServer;
+use super::args::{Global, Level, Output, assignment};
 use super::failure::Failure;
+use super::{keys, output};
+use crate::agents::{AgentEvent, AgentPool, AgentPoolConfig, find_agent_bin};
+use crate::config::NodeConfig;
+use crate::connection::Connection;
+use crate::events::Events;
+use crate::identity::IdentityError;
+use crate::node::{Node, NodeError};
+
+/// Where the configuration is looked for without `--config`, as in the original.
+const CONFIG_FILE: &str = "config.json";
+
+/// Exit status after a second signal: what shells report for a process ended by SIGINT.
+const KILLED: i32 = 130;
+
+const HELP: &str = "\
+The node runs in the foreground and logs to standard error. Ctrl-C (or SIGTERM) stops it: it takes no new calls, lets
+those in flight end, and exits with status 0. A second one ends it at once.
+
+Examples:
+  nex node up --dev                             with a NATS server of its own
+  nex node up -s nats://nats.example.com --creds node.creds --config node.json
+  nex node up --tags region=eu --tags gpu=no --agents 4";
+
+/// Arguments of `nex node up`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
-pub(super) async fn run(_global: &Global, _args: Args) -> Result<(), Failure> {
-    Ok(())
+#[command(after_help = HELP)]
+pub(crate) struct Args {
+    /// Configuration file of the node, JSON [default: ./config.json if there is one, else the defaults]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Start a nats-server with JetStream for this node alone, on port 4222 if that is free; reads no ./config.json
+    #[arg(long)]
+    dev: bool,
+    /// Where the nats-server of --dev keeps its data [default: a temporary directory]
+    #[arg(long, alias = "dev_store", value_name = "DIR", requires = "dev")]
+    dev_store: Option<PathBuf>,
+    /// Agent processes kept ready; overrides `machine_pool_size`
+    #[arg(long, value_name = "N")]
+    agents: Option<NonZeroU32>,
+    /// Tag of the node; may be given several times. Added to those of the configuration
+    #[arg(long, value_name = "NAME=VALUE", env = "NEX_NODE_TAGS", value_delimiter = ',', value_parser = assignment)]
+    tags: Vec<(String, String)>,
+    /// Name of the group of nodes this one belongs to; overrides `nexus`
+    #[arg(long, value_name = "NAME")]
+    nexus: Option<String>,
+    /// Where the node keeps its identity, to be the same node after a restart; overrides `state_dir`
+    /// [default: $NEX_HOME/node; with --dev it keeps none]
+    #[arg(long, alias = "state_dir", value_name = "DIR", verbatim_doc_comment)]
+    state_dir: Option<PathBuf>,
+    /// Run functions inside the node process: no agents, and nothing between a function and the node's credentials
+    #[arg(long, alias = "unsafe_in_process")]
+    unsafe_in_process: bool,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What `--json` writes once the node is up.
+#[derive(Serialize)]
+struct Report<'a> {
+    node: &'a str,
+    public_xkey: &'a str,
+    server: String,
+}
+
+/// Runs the command.
+pub(crate) async fn run(global: &Global, args: Args) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let config = configure(&args)?;
+    if args.dev && global.names_a_server() {
+        return Err(Failure::usage(
+            "--dev starts a NATS server of its own; give either --dev or the server to use",
+        ));
+    }
+    let dev = match args.dev {
+        true => Some(DevServer::start(args.dev_store.clone()).await?),
+        false => None,
+    };
+    let connection = match &dev {
+        Some(server) => server.connection()?,
+        None => global.connection()?,
+    };
+    let client = connection.connect().await?;
+    let muscle = Muscle::start(global, &config, args.unsafe_in_process).await?;
+    let node = start(config, &args, client.clone(), muscle.engine()).await?;
+    muscle.report_to(node.events());
+    announce(&args, &node, &connection, dev.as_ref())?;
+
+    let name = signals.next().await;
+    tracing::info!(
+        signal = name,
+        "stopping; calls in flight may end, a second signal ends this at once"
+    );
+    let graceful = async {
+        let answered = node.shutdown().await;
+        muscle.shutdown().await;
+        // What the agents' end has caused to be published.
+        _ = tokio::time::timeout(connection.timeout, client.flush()).await;
+        answered
+    };
+    tokio::select! {
+        answered = graceful => {
+            if !answered {
+                tracing::warn!("some calls had not ended within the grace period");
+            }
+            tracing::info!("stopped");
+            Ok(())
+        }
+        name = signals.next() => {
+            tracing::warn!(signal = name, "ended before all calls were answered");
+            // The agents and the nats-server die with this process.
+            std::process::exit(KILLED);
+        }
+    }
+}
+
+/// The configuration from the file, with what the flags say.
+fn configure(args: &Args) -> Result<NodeConfig, Failure> {
+    let default = Path::new(CONFIG_FILE);
+    let file = args
+        .config
+        .as_deref()
+        .or_else(|| (!args.dev && default.exists()).then_some(default));
+    let mut config = match file {
+        Some(file) => {
+            tracing::info!(file = %file.display(), "configuration");
+            NodeConfig::load(file).map_err(|error| Failure::usage(format_args!("{}: {error}", file.display())))?
+        }
+        None => NodeConfig::default(),
+    };
+    if let Some(agents) = args.agents {
+        config.machine_pool_size = agents;
+    }
+    if let Some(nexus) = &args.nexus {
+        config.nexus.clone_from(nexus);
+    }
+    config.tags.extend(args.tags.iter().cloned());
+    if args.state_dir.is_some() {
+        config.state_dir.clone_from(&args.state_dir);
+    }
+    config.validate().map_err(Failure::usage)?;
+    Ok(config)
+}
+
+/// Starts the node. Without a word on its state, it keeps its identity under the user's home; a second node there gets
+/// along without.
+async fn start(mut config: NodeConfig, args: &Args, client: Client, engine: Arc<dyn Engine>) -> Result<Node, Failure> {
+    if config.state_dir.is_none() && !args.dev {
+        let state_dir = keys::home()?.join("node");
+        let kept = NodeConfig {
+            state_dir: Some(state_dir),
+            ..config.clone()
+        };
+        match Node::start(kept, client.clone(), engine.clone()).await {
+            Err(NodeError::Identity(error @ IdentityError::InUse(_))) => {
+                tracing::warn!(
+                    "{error}: this one gets an identity that ends with it; --state-dir gives it one to keep"
+                );
+                config.state_dir = None;
+            }
+            started => return started.map_err(Failure::from),
+        }
+    }
+    Ok(Node::start(config, client, engine).await?)
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
+        match error {
+            NodeError::Config(_) | NodeError::WorkloadType { .. } | NodeError::Identity(_) => Self::usage(error),
+            NodeError::Subscribe { .. } => Self::unreachable(error),
+            _ => Self::failed(error),
+        }
+    }
+}
+
+/// Tells where the node is; with `--dev` also what to do next.
+fn announce(args: &Args, node: &Node, connection: &Connection, dev: Option<&DevServer>) -> Result<(), Failure> {
+    if args.output.json {
+        return output::json_line(&Report {
+            node: node.id(),
+            public_xkey: node.public_xkey(),
+            server: connection.servers(),
+        });
+    }
+    output::line(format_args!("Node {} is up on {}", node.id(), connection.servers()))?;
+    dev.map_or(Ok(()), DevServer::announce)
+}
+
+/// What runs the functions.
+enum Muscle {
+    /// Agent processes.
+    Agents(Arc<AgentPool>),
+    /// The node's own process.
+    InProcess(V8Engine),
+}
+
+impl Muscle {
+    async fn start(global: &Global, config: &NodeConfig, in_process: bool) -> Result<Self, Failure> {
+        if in_process {
+            tracing::warn!(
+                "functions run inside the node process: a function that breaks out of V8 has the node's credentials, \
+                 and one that crashes it ends the node"
+            );
+            return V8Engine::new(V8Config::default())
+                .map(Self::InProcess)
+                .map_err(Failure::failed);
+        }
+        let millis = |millis: NonZeroU32| Duration::from_millis(millis.get().into());
+        let agent_bin = find_agent_bin().map_err(Failure::usage)?;
+        let pool = AgentPool::start(AgentPoolConfig {
+            warm_size: usize::try_from(config.machine_pool_size.get()).unwrap_or(usize::MAX),
+            heartbeat_timeout: millis(config.agent_ping_timeout_ms),
+            start_timeout: millis(config.agent_handshake_timeout_ms),
+            agent_log: global.loglevel.unwrap_or(Level::Info).as_str().to_owned(),
+            shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
+            ..AgentPoolConfig::new(agent_bin)
+        });
+        Ok(Self::Agents(pool.await.map_err(Failure::failed)?))
+    }
+
+    fn engine(&self) -> Arc<dyn Engine> {
+        match self {
+            Self::Agents(pool) => pool.clone(),
+            Self::InProcess(engine) => Arc::new(engine.clone()),
+        }
+    }
+
+    /// Makes what happens to agents events of the node.
+    fn report_to(&self, events: Events) {
+        let Self::Agents(pool) = self else {
+            return;
+        };
+        let mut agents = pool.subscribe();
+        // Those that were up before anybody listened; one that starts at this moment is in both.
+        let mut known = HashSet::new();
+        for agent in pool.agents() {
+            events.agent_started(&agent.id, &agent.version);
+            known.insert(agent.id);
+        }
+        tokio::spawn(async move {
+            loop {
+                match agents.recv().await {
+                    Ok(AgentEvent::Started { id, version, .. }) => {
+                        if !known.remove(&id) {
+                            events.agent_started(&id, &version);
+                        }
+                    }
+                    Ok(AgentEvent::Stopped {
+                        id, message, code, ..
+                    }) => {
+                        known.remove(&id);
+                        events.agent_stopped(&id, &message, code);
+                    }
+                    // The pool logs the others, which have no event of their own.
+                    Ok(_) => {}
+                    Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "events of agents were not published"),
+                    Err(RecvError::Closed) => break,
+                }
+            }
+        });
+    }
+
+    async fn shutdown(&self) {
+        if let Self::Agents(pool) = self {
+            pool.shutdown().await;
+        }
+    }
+}
+
+/// The signals that ask a process to end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    quit: Signal,
+}
+
+impl Signals {
+    /// From now on they end nothing by themselves.
+    fn listen() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(Failure::failed);
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            quit: listen(SignalKind::quit())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.quit.recv() => "SIGQUIT",
+        }
+    }
 }

@@ -10,9 +10,6 @@ use std::path::Path;
 
 use super::*;
 
-/// A seed made for this test and used nowhere else.
-const SEED: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
-
 fn environment(pairs: &[(&str, &str)]) -> impl Fn(&str) -> Option<String> + use<> {
     let map: HashMap<String, String> = pairs
         .iter()
@@ -228,7 +225,8 @@ fn passwords_in_urls_are_not_shown() {
 fn nkey_files_may_hold_comments() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("user.nk");
-    std::fs::write(&path, format!("# key of the test\n{SEED}\n")).unwrap();
+    let seed = nkeys::KeyPair::new_user().seed().unwrap();
+    std::fs::write(&path, format!("# key of the test\n{seed}\n")).unwrap();
     assert!(Auth::Nkey(path.clone()).apply(ConnectOptions::new()).is_ok());
     std::fs::write(&path, "nothing").unwrap();
     let error = Auth::Nkey(path).apply(ConnectOptions::new()).unwrap_err();
