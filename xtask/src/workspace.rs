@@ -56,10 +56,17 @@ impl Workspace {
         self.target_dir.join("tools")
     }
 
-    /// The Cargo that runs us, in the checkout.
+    /// The Cargo that runs us, in the checkout, and without the variables that it sets for a program that it runs: build
+    /// scripts that look at them would run again each time the same Cargo is called from here and from a shell.
     pub(crate) fn cargo<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Command {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(args).current_dir(&self.root);
+        cargo.args(args).current_dir(&self.root).env_remove("OUT_DIR");
+        for (name, _) in env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+                cargo.env_remove(&name);
+            }
+        }
         cargo
     }
 
