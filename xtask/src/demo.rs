@@ -199,7 +199,7 @@ impl Nex {
     fn has_node(&self) -> Result<Option<()>> {
         let output = self
             .command()
-            .args(["node", "ls", "--json"])
+            .args(["node", "ls", "--json", "--timeout", "300ms"])
             .output()
             .context("cannot run `nex node ls`")?;
         let list = String::from_utf8_lossy(&output.stdout);
