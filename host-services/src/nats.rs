@@ -16,10 +16,12 @@ use crate::services::{Backends, Services, duration};
 mod failure;
 mod handles;
 mod latest;
+mod open;
 
 pub(crate) use failure::{Failure, classify, no_answer, within};
 pub(crate) use handles::Handles;
 pub(crate) use latest::latest;
+pub(crate) use open::open_or_create;
 
 /// One NATS connection and one HTTP client, from which a node makes the host services of all its workloads.
 #[derive(Debug, Clone)]

@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use nex_runtime::host_services::HostError;
 
 use super::KeyValue;
-use crate::nats::{Failure, Handles, classify, latest, within};
+use crate::nats::{Failure, Handles, classify, latest, open_or_create, within};
 use crate::policy::Bucket;
 
 /// The buckets of one workload on NATS. Must be polled on a tokio runtime with time enabled.
@@ -51,36 +51,25 @@ impl NatsKeyValue {
     }
 }
 
-/// Opens a bucket, or creates it. Losing the race for its creation is as good as winning it.
 async fn open(jetstream: &Context, bucket: &Bucket) -> Result<Store, HostError> {
-    let name = &bucket.name;
-    let mut failure = match jetstream.get_key_value(name).await {
-        Ok(store) => return Ok(store),
-        Err(error) => classify(&error),
+    let open = || async {
+        jetstream
+            .get_key_value(&bucket.name)
+            .await
+            .map_err(|error| classify(&error))
     };
-    if failure == Failure::Gone && bucket.auto_provision {
-        let created = jetstream
-            .create_key_value(Config {
-                bucket: name.clone(),
-                description: "created by nex on first use".to_owned(),
-                max_bytes: i64::try_from(bucket.max_bytes).unwrap_or(i64::MAX),
-                history: 1,
-                ..Default::default()
-            })
-            .await;
-        failure = match created {
-            Ok(store) => {
-                tracing::info!(bucket = name, "key-value bucket created");
-                return Ok(store);
-            }
-            Err(error) => classify(&error),
+    let create = || async {
+        let config = Config {
+            bucket: bucket.name.clone(),
+            description: "created by nex on first use".to_owned(),
+            max_bytes: i64::try_from(bucket.max_bytes).unwrap_or(i64::MAX),
+            history: 1,
+            ..Default::default()
         };
-        if failure == Failure::Conflict {
-            let existing = jetstream.get_key_value(name).await;
-            return existing.map_err(|error| classify(&error).of_bucket(name));
-        }
-    }
-    Err(failure.of_bucket(name))
+        let created = jetstream.create_key_value(config).await;
+        created.map(drop).map_err(|error| classify(&error))
+    };
+    open_or_create(bucket, open, create).await
 }
 
 /// Removes the markers of deleted keys; returns whether there were any. A key that is set meanwhile stays, because only

@@ -27,7 +27,7 @@ pub(crate) enum Failure {
     Gone,
     /// A limit of the bucket, the account or the server is reached.
     Full(String),
-    /// The subject has changed since it was read, or the stream exists already.
+    /// The subject has changed since it was read, or the stream exists already or is just being removed.
     Conflict,
     /// Anything else.
     Other(HostError),
@@ -136,7 +136,9 @@ fn decisive(error: &(dyn Error + 'static)) -> Option<Failure> {
 fn api(error: &jetstream::Error) -> Failure {
     match error.error_code() {
         ErrorCode::STREAM_NOT_FOUND => Failure::Gone,
-        ErrorCode::STREAM_NAME_EXIST
+        // Creating a stream right after one of this name was deleted may find files that are still being removed.
+        ErrorCode::STREAM_CREATE
+        | ErrorCode::STREAM_NAME_EXIST
         | ErrorCode::STREAM_WRONG_LAST_SEQUENCE
         | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => Failure::Conflict,
         ErrorCode::ACCOUNT_RESOURCES_EXCEEDED

@@ -11,17 +11,17 @@ use std::time::Duration;
 use async_nats::Client;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::object_store::Config;
-use async_nats::jetstream::stream::Stream;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use nex_runtime::host_services::{HostError, ObjectInfo};
 
 use super::ObjectStore;
-use crate::nats::{Failure, Handles, classify, within};
+use crate::nats::{Failure, Handles, classify, open_or_create, within};
 use crate::policy::Bucket;
 
 mod bucket;
 mod meta;
+mod upload;
 
 use bucket::ObjectBucket;
 
@@ -58,35 +58,24 @@ impl NatsObjectStore {
     }
 }
 
-/// Opens a bucket, or creates it. Losing the race for its creation is as good as winning it.
 async fn open(jetstream: &Context, bucket: &Bucket) -> Result<ObjectBucket, HostError> {
-    let name = &bucket.name;
-    let stream_name = format!("OBJ_{name}");
-    let mut found = jetstream.get_stream(&stream_name).await;
-    if let Err(error) = &found
-        && bucket.auto_provision
-        && classify(error) == Failure::Gone
-    {
-        let created = jetstream
-            .create_object_store(Config {
-                bucket: name.clone(),
-                description: Some("created by nex on first use".to_owned()),
-                max_bytes: i64::try_from(bucket.max_bytes).unwrap_or(i64::MAX),
-                num_replicas: 1,
-                ..Default::default()
-            })
-            .await;
-        match created {
-            Ok(_) => tracing::info!(bucket = name, "object bucket created"),
-            Err(error) => match classify(&error) {
-                Failure::Conflict => {}
-                failure => return Err(failure.of_bucket(name)),
-            },
-        }
-        found = jetstream.get_stream(&stream_name).await;
-    }
-    let stream: Stream = found.map_err(|error| classify(&error).of_bucket(name))?;
-    Ok(ObjectBucket::new(name, stream, jetstream.clone()))
+    let open = || async {
+        let stream = jetstream.get_stream(format!("OBJ_{}", bucket.name)).await;
+        stream.map_err(|error| classify(&error))
+    };
+    let create = || async {
+        let config = Config {
+            bucket: bucket.name.clone(),
+            description: Some("created by nex on first use".to_owned()),
+            max_bytes: i64::try_from(bucket.max_bytes).unwrap_or(i64::MAX),
+            num_replicas: 1,
+            ..Default::default()
+        };
+        let created = jetstream.create_object_store(config).await;
+        created.map(drop).map_err(|error| classify(&error))
+    };
+    let stream = open_or_create(bucket, open, create).await?;
+    Ok(ObjectBucket::new(&bucket.name, stream, jetstream.clone()))
 }
 
 impl ObjectStore for NatsObjectStore {

@@ -113,14 +113,11 @@ pub struct HttpConfig {
 
 /// Default size of a bucket created for a function.
 const BUCKET_BYTES: NonZeroU64 = NonZeroU64::new(512 * 1024).unwrap();
-
-const fn millis(ms: u32) -> NonZeroU32 {
-    NonZeroU32::new(ms).unwrap()
-}
-
-const fn mebibytes(mib: usize) -> NonZeroUsize {
-    NonZeroUsize::new(mib * 1024 * 1024).unwrap()
-}
+const FIVE_SECONDS_MS: NonZeroU32 = NonZeroU32::new(5_000).unwrap();
+const GATHER_MS: NonZeroU32 = NonZeroU32::new(750).unwrap();
+const HTTP_MS: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
+const EIGHT_MIB: NonZeroUsize = NonZeroUsize::new(8 * 1024 * 1024).unwrap();
+const SIXTEEN_MIB: NonZeroUsize = NonZeroUsize::new(16 * 1024 * 1024).unwrap();
 
 impl Default for KvConfig {
     fn default() -> Self {
@@ -129,7 +126,7 @@ impl Default for KvConfig {
             auto_provision: true,
             allowed_buckets: None,
             js_domain: None,
-            timeout_ms: const { millis(5_000) },
+            timeout_ms: FIVE_SECONDS_MS,
         }
     }
 }
@@ -138,11 +135,11 @@ impl Default for ObjectStoreConfig {
     fn default() -> Self {
         Self {
             max_bytes: BUCKET_BYTES,
-            max_object_bytes: const { mebibytes(16) },
+            max_object_bytes: SIXTEEN_MIB,
             auto_provision: true,
             allowed_buckets: None,
             js_domain: None,
-            timeout_ms: const { millis(5_000) },
+            timeout_ms: FIVE_SECONDS_MS,
         }
     }
 }
@@ -150,9 +147,9 @@ impl Default for ObjectStoreConfig {
 impl Default for MessagingConfig {
     fn default() -> Self {
         Self {
-            request_timeout_ms: const { millis(5_000) },
-            request_many_timeout_ms: const { millis(750) },
-            max_gather_bytes: const { mebibytes(8) },
+            request_timeout_ms: FIVE_SECONDS_MS,
+            request_many_timeout_ms: GATHER_MS,
+            max_gather_bytes: EIGHT_MIB,
             deny_subjects: Vec::new(),
         }
     }
@@ -161,8 +158,8 @@ impl Default for MessagingConfig {
 impl Default for HttpConfig {
     fn default() -> Self {
         Self {
-            timeout_ms: const { millis(10_000) },
-            max_response_bytes: const { mebibytes(8) },
+            timeout_ms: HTTP_MS,
+            max_response_bytes: EIGHT_MIB,
         }
     }
 }

@@ -144,8 +144,12 @@ impl World {
             }
             Self::Nats(_) => {
                 let jetstream = async_nats::jetstream::new(self.client().await);
-                jetstream.delete_key_value(kv).await.unwrap();
-                jetstream.delete_object_store(objects).await.unwrap();
+                for stream in [format!("KV_{kv}"), format!("OBJ_{objects}")] {
+                    // A stream created right after one of its name was deleted may get the old one's messages back: the
+                    // server (2.15.1) removes files in the background. So there are none to come back.
+                    jetstream.get_stream(&stream).await.unwrap().purge().await.unwrap();
+                    jetstream.delete_stream(&stream).await.unwrap();
+                }
             }
         }
     }

@@ -3,8 +3,6 @@
 //! Writers replace metadata only if it is still what they have read, so each version has exactly one successor, which
 //! removes its chunks; no order of concurrent writes leaves chunks that belong to no object.
 
-use std::collections::VecDeque;
-
 use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_ROLLUP};
 use async_nats::jetstream::Context;
@@ -18,6 +16,7 @@ use uuid::Uuid;
 
 use super::super::{CHUNK_BYTES, digest, too_large};
 use super::meta::{Stored, describe, new_info};
+use super::upload::Upload;
 use crate::error::{internal, invalid};
 use crate::nats::{Failure, classify, latest};
 
@@ -25,15 +24,12 @@ use crate::nats::{Failure, classify, latest};
 /// through, so this many in a row need that many writers at work.
 const RACES: usize = 32;
 
-/// Chunks sent ahead of their acknowledgements.
-const WINDOW: usize = 8;
-
 /// An open bucket.
 #[derive(Debug, Clone)]
 pub(super) struct ObjectBucket {
     name: String,
     stream: Stream,
-    jetstream: Context,
+    pub(super) jetstream: Context,
 }
 
 impl ObjectBucket {
@@ -111,11 +107,8 @@ impl ObjectBucket {
         let nuid = Uuid::new_v4().simple().to_string();
         let info = new_info(&self.name, name, &nuid, content, chunk_bytes);
 
-        let upload = Upload {
-            bucket: Some(self.clone()),
-            subject: self.chunk_subject(&nuid),
-        };
-        if let Err(failure) = self.send_chunks(&upload.subject, content, chunk_bytes).await {
+        let mut upload = Upload::new(self, self.chunk_subject(&nuid));
+        if let Err(failure) = upload.send(content, chunk_bytes).await {
             upload.discard().await;
             return Err(failure);
         }
@@ -136,24 +129,6 @@ impl ObjectBucket {
                 Err(failure)
             }
         }
-    }
-
-    async fn send_chunks(&self, subject: &str, content: &Bytes, chunk_bytes: usize) -> Result<(), Failure> {
-        let mut unacknowledged = VecDeque::with_capacity(WINDOW);
-        for start in (0..content.len()).step_by(chunk_bytes) {
-            if unacknowledged.len() == WINDOW
-                && let Some(oldest) = unacknowledged.pop_front()
-            {
-                acknowledge(oldest).await?;
-            }
-            let chunk = content.slice(start..content.len().min(start + chunk_bytes));
-            let sent = self.jetstream.publish(subject.to_owned(), chunk).await;
-            unacknowledged.push_back(sent.map_err(|error| classify(&error))?);
-        }
-        for sent in unacknowledged {
-            acknowledge(sent).await?;
-        }
-        Ok(())
     }
 
     /// Puts metadata in place of what is there, and returns what was there.
@@ -241,7 +216,7 @@ impl ObjectBucket {
 
     /// Removes chunks that belong to no object any more. The object is stored or deleted by then, so a failure here is
     /// only worth a warning.
-    async fn discard(&self, chunk_subject: String) {
+    pub(super) async fn discard(&self, chunk_subject: String) {
         if let Err(error) = self.stream.purge().filter(&chunk_subject).await {
             tracing::warn!(bucket = self.name, chunk_subject, %error, "chunks not removed");
         }
@@ -305,37 +280,5 @@ fn raw(
         Ok(message) => Ok(Some(message)),
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
         Err(error) => Err(classify(&error)),
-    }
-}
-
-/// Chunks on their way. Dropped before it is complete, which is how an abandoned call ends, it has them removed.
-struct Upload {
-    bucket: Option<ObjectBucket>,
-    subject: String,
-}
-
-impl Upload {
-    /// All chunks are in the stream.
-    fn complete(mut self) -> String {
-        self.bucket = None;
-        std::mem::take(&mut self.subject)
-    }
-
-    /// Removes the chunks now.
-    async fn discard(mut self) {
-        if let Some(bucket) = self.bucket.take() {
-            bucket.discard(std::mem::take(&mut self.subject)).await;
-        }
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        if let Some(bucket) = self.bucket.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let subject = std::mem::take(&mut self.subject);
-            runtime.spawn(async move { bucket.discard(subject).await });
-        }
     }
 }

@@ -163,6 +163,8 @@ mod cases {
             let question = questions.recv().await.unwrap();
             let inbox = question.reply.unwrap();
             answering.publish(&inbox, Headers::new(), "42").await.unwrap();
+            // Its connection must live until the message is out.
+            answering
         });
         let (_, reply) = asking
             .request("question", Headers::new(), "", Some(LONG_MS))

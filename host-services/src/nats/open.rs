@@ -1,0 +1,48 @@
+//! Opening a bucket, and creating it on first use, whichever node comes first.
+
+use std::time::Duration;
+
+use nex_runtime::host_services::HostError;
+
+use super::Failure;
+use crate::policy::Bucket;
+
+/// How often a creation that collides with something is tried again, and after what pause.
+const ATTEMPTS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// Opens a bucket; if there is none and the bucket may be created, creates it and opens it then.
+///
+/// A creation that fails with [`Failure::Conflict`] has lost the race to another node, which is as good as winning it; or
+/// the bucket has been deleted a moment ago and the server is still removing its files, which passes.
+pub(crate) async fn open_or_create<T, Opening, Creating>(
+    bucket: &Bucket,
+    open: impl Fn() -> Opening,
+    create: impl Fn() -> Creating,
+) -> Result<T, HostError>
+where
+    Opening: Future<Output = Result<T, Failure>>,
+    Creating: Future<Output = Result<(), Failure>>,
+{
+    let mut failure = Failure::Conflict;
+    for attempt in 0..ATTEMPTS {
+        if attempt > 1 {
+            tokio::time::sleep(PAUSE).await;
+        }
+        failure = match open().await {
+            Ok(opened) => return Ok(opened),
+            Err(Failure::Gone) if bucket.auto_provision => match create().await {
+                Ok(()) => {
+                    tracing::info!(bucket = bucket.name, max_bytes = bucket.max_bytes, "bucket created");
+                    continue;
+                }
+                Err(failure) => failure,
+            },
+            Err(failure) => failure,
+        };
+        if failure != Failure::Conflict {
+            break;
+        }
+    }
+    Err(failure.of_bucket(&bucket.name))
+}
