@@ -16,7 +16,7 @@ async fn deployed(cluster: &Cluster, config: Value, functions: &[(&str, &str)]) 
     let node = cluster.node("acceptance", config).await;
     for (function, subject) in functions {
         let answer = cluster.devrun(function, &[subject]).await;
-        assert_eq!(answer["node_id"], node.id, "{function}: {answer}");
+        assert_eq!(answer["node"], node.id, "{function}: {answer}");
     }
     node
 }

@@ -58,7 +58,10 @@ impl Workplace {
             .unwrap();
         // A command that does not read it closes the pipe.
         _ = child.stdin.take().unwrap().write_all(input);
-        Run { line: line.to_owned(), output: child.wait_with_output().unwrap() }
+        Run {
+            line: line.to_owned(),
+            output: child.wait_with_output().unwrap(),
+        }
     }
 }
 
@@ -79,7 +82,13 @@ impl Run {
     #[track_caller]
     fn exits(self, status: i32) -> Self {
         let line = &self.line;
-        assert_eq!(self.output.status.code(), Some(status), "nex {line}: {}{}", self.stdout(), self.stderr());
+        assert_eq!(
+            self.output.status.code(),
+            Some(status),
+            "nex {line}: {}{}",
+            self.stdout(),
+            self.stderr()
+        );
         self
     }
 
@@ -88,7 +97,11 @@ impl Run {
     fn says(self, words: &[&str]) -> Self {
         let stderr = self.stderr();
         for word in words {
-            assert!(stderr.contains(word), "nex {}: `{word}` is missing in: {stderr}", self.line);
+            assert!(
+                stderr.contains(word),
+                "nex {}: `{word}` is missing in: {stderr}",
+                self.line
+            );
         }
         self
     }
@@ -108,15 +121,26 @@ impl Run {
     }
 }
 
-const ECHO: &str =
-    "(subject, payload) => ({ triggered_on: subject, payload: String.fromCharCode(...payload) })";
+const ECHO: &str = "(subject, payload) => ({ triggered_on: subject, payload: String.fromCharCode(...payload) })";
 
 #[test]
 fn every_command_has_help() {
     let workplace = Workplace::new();
     for command in [
-        "", "node ", "node up ", "node ls ", "node info ", "node probe ", "run ", "devrun ", "yeet ", "stop ",
-        "lameduck ", "logs ", "events ", "invoke ",
+        "",
+        "node ",
+        "node up ",
+        "node ls ",
+        "node info ",
+        "node probe ",
+        "run ",
+        "devrun ",
+        "yeet ",
+        "stop ",
+        "lameduck ",
+        "logs ",
+        "events ",
+        "invoke ",
     ] {
         let run = workplace.nex(&format!("{command}--help")).exits(0);
         assert!(run.stdout().contains("Usage: nex"), "{command}: {}", run.stdout());
@@ -143,20 +167,70 @@ fn mistakes_end_with_status_2() {
     workplace.file("x.py", "");
     workplace.nex("frobnicate").exits(2).says(&["frobnicate"]);
     workplace.nex("node ls --timeout 2").exits(2).says(&["750ms"]);
-    workplace.nex("node ls --context nope").exits(2).says(&["nope", "context"]).in_one_line();
-    workplace.nex("node ls --server nats://a:b:c").exits(2).says(&["server URL"]).in_one_line();
-    workplace.nex("node ls --creds none.creds").exits(2).says(&["none.creds"]).in_one_line();
-    workplace.nex("node ls --tlscert c.pem").exits(2).says(&["--tlskey"]).in_one_line();
-    workplace.nex("devrun none.js").exits(2).says(&["none.js"]).in_one_line();
-    workplace.nex("devrun x.py").exits(2).says(&["x.py", ".js is v8", "--type"]).in_one_line();
-    workplace.nex("stop N1 id --issuer none.nk").exits(2).says(&["none.nk"]).in_one_line();
-    workplace.nex("stop N1 id --issuer x.js").exits(2).says(&["x.js", "seed"]).in_one_line();
-    workplace.nex("node up --config none.json").exits(2).says(&["none.json"]);
-    workplace.nex("node up --dev --server nats://a").exits(2).says(&["--dev"]);
-    workplace.nex("invoke none.js").exits(2).says(&["none.js"]).in_one_line();
+    workplace
+        .nex("node ls --context nope")
+        .exits(2)
+        .says(&["nope", "context"])
+        .in_one_line();
+    workplace
+        .nex("node ls --server nats://a:b:c")
+        .exits(2)
+        .says(&["server URL"])
+        .in_one_line();
+    workplace
+        .nex("node ls --creds none.creds")
+        .exits(2)
+        .says(&["none.creds"])
+        .in_one_line();
+    workplace
+        .nex("node ls --tlscert c.pem")
+        .exits(2)
+        .says(&["--tlskey"])
+        .in_one_line();
+    workplace
+        .nex("devrun none.js")
+        .exits(2)
+        .says(&["none.js"])
+        .in_one_line();
+    workplace
+        .nex("devrun x.py")
+        .exits(2)
+        .says(&["x.py", ".js is v8", "--type"])
+        .in_one_line();
+    workplace
+        .nex("stop N1 id --issuer none.nk")
+        .exits(2)
+        .says(&["none.nk"])
+        .in_one_line();
+    workplace
+        .nex("stop N1 id --issuer x.js")
+        .exits(2)
+        .says(&["x.js", "seed"])
+        .in_one_line();
+    workplace
+        .nex("node up --config none.json")
+        .exits(2)
+        .says(&["none.json"]);
+    workplace
+        .nex("node up --dev --server nats://a")
+        .exits(2)
+        .says(&["--dev"]);
+    workplace
+        .nex("invoke none.js")
+        .exits(2)
+        .says(&["none.js"])
+        .in_one_line();
     workplace.nex("invoke x.py").exits(2).says(&[".js is v8"]).in_one_line();
-    workplace.nex("invoke x.py --type elf").exits(2).says(&["elf", "v8"]).in_one_line();
-    workplace.nex("invoke x.js --payload-file none").exits(2).says(&["none"]).in_one_line();
+    workplace
+        .nex("invoke x.py --type elf")
+        .exits(2)
+        .says(&["elf", "v8"])
+        .in_one_line();
+    workplace
+        .nex("invoke x.js --payload-file none")
+        .exits(2)
+        .says(&["none"])
+        .in_one_line();
 }
 
 #[test]
@@ -168,7 +242,14 @@ fn an_unreachable_server_is_named_by_every_command() {
     let url = format!("nats://{}", listener.local_addr().unwrap());
     drop(listener);
     for command in [
-        "node ls", "node ls --json", "node info N1", "node probe", "lameduck N1", "devrun echo.js", "logs", "events",
+        "node ls",
+        "node ls --json",
+        "node info N1",
+        "node probe",
+        "lameduck N1",
+        "devrun echo.js",
+        "logs",
+        "events",
     ] {
         workplace
             .nex(&format!("{command} --server {url}"))
@@ -178,9 +259,15 @@ fn an_unreachable_server_is_named_by_every_command() {
     }
     // The keys that devrun has made serve the others.
     let keys = "--issuer .nex/issuer.nk";
-    workplace.nex(&format!("stop N1 id {keys} -s {url}")).exits(3).says(&[&url]).in_one_line();
     workplace
-        .nex(&format!("run nats://B/k N1 {keys} --xkey .nex/publisher.xk --name n -s {url}"))
+        .nex(&format!("stop N1 id {keys} -s {url}"))
+        .exits(3)
+        .says(&[&url])
+        .in_one_line();
+    workplace
+        .nex(&format!(
+            "run nats://B/k N1 {keys} --xkey .nex/publisher.xk --name n -s {url}"
+        ))
         .exits(3)
         .says(&[&url])
         .in_one_line();
@@ -205,7 +292,10 @@ fn a_context_says_where_the_server_is() {
     let url = format!("nats://{}", listener.local_addr().unwrap());
     let context = json!({ "description": "test", "url": url }).to_string();
     workplace.file(".config/nats/context/work.json", &context);
-    workplace.nex("node ls --context work --timeout 50ms").exits(3).says(&[&url]);
+    workplace
+        .nex("node ls --context work --timeout 50ms")
+        .exits(3)
+        .says(&[&url]);
     let output = workplace
         .command("node ls --timeout 50ms")
         .env("NATS_CONTEXT", "work")
@@ -232,7 +322,11 @@ fn invoke_keeps_every_byte() {
     workplace.file("id.js", "(subject, payload) => payload");
     let bytes: Vec<u8> = (0..=255).cycle().take(1_000_000).collect();
     let run = workplace.run("invoke id.js --payload-file -", &bytes).exits(0);
-    assert!(run.output.stdout == bytes, "{} bytes came back", run.output.stdout.len());
+    assert!(
+        run.output.stdout == bytes,
+        "{} bytes came back",
+        run.output.stdout.len()
+    );
     std::fs::write(workplace.0.path().join("bytes"), &bytes).unwrap();
     let run = workplace.nex("invoke id.js --payload-file bytes").exits(0);
     assert!(run.output.stdout == bytes);
@@ -242,27 +336,42 @@ fn invoke_keeps_every_byte() {
 #[test]
 fn invoke_shows_where_it_was_thrown() {
     let workplace = Workplace::new();
-    workplace.file("src/throw.js", "function inner() {\n  throw new TypeError('bad thing');\n}\n() => inner()");
-    let run = workplace
-        .nex("invoke src/throw.js")
-        .exits(1)
-        .says(&["TypeError: bad thing", "src/throw.js:2:9", "src/throw.js:4"]);
+    workplace.file(
+        "src/throw.js",
+        "function inner() {\n  throw new TypeError('bad thing');\n}\n() => inner()",
+    );
+    let run = workplace.nex("invoke src/throw.js").exits(1).says(&[
+        "TypeError: bad thing",
+        "src/throw.js:2:9",
+        "src/throw.js:4",
+    ]);
     assert_eq!(run.stdout(), "");
-    assert_eq!(run.stderr().matches("bad thing").count(), 1, "once is enough: {}", run.stderr());
+    assert_eq!(
+        run.stderr().matches("bad thing").count(),
+        1,
+        "once is enough: {}",
+        run.stderr()
+    );
 
     let report = workplace.nex("invoke src/throw.js --json").exits(1).json();
     assert_eq!(report["replies"], json!([]));
     assert_eq!(report["error"]["kind"], "exception");
     assert_eq!(report["error"]["name"], "TypeError");
     assert_eq!(report["error"]["message"], "TypeError: bad thing");
-    assert!(report["error"]["stack"].as_str().unwrap().contains("src/throw.js:2:9"), "{report}");
+    assert!(
+        report["error"]["stack"].as_str().unwrap().contains("src/throw.js:2:9"),
+        "{report}"
+    );
 }
 
 #[test]
 fn invoke_shows_where_it_does_not_compile() {
     let workplace = Workplace::new();
     workplace.file("broken.js", "(s, p) => {\n  let = ;\n}");
-    let run = workplace.nex("invoke broken.js").exits(1).says(&["SyntaxError", "broken.js:2:"]);
+    let run = workplace
+        .nex("invoke broken.js")
+        .exits(1)
+        .says(&["SyntaxError", "broken.js:2:"]);
     assert_eq!(run.stdout(), "");
     let report = workplace.nex("invoke broken.js --json").exits(1).json();
     assert_eq!(report["error"]["kind"], "load");
@@ -275,7 +384,10 @@ fn invoke_shows_where_it_does_not_compile() {
 fn invoke_ends_what_does_not_end() {
     let workplace = Workplace::new();
     workplace.file("spin.js", "() => { for (;;) {} }");
-    workplace.nex("invoke spin.js --timeout 100ms").exits(1).says(&["wall_timeout", "100 ms"]);
+    workplace
+        .nex("invoke spin.js --timeout 100ms")
+        .exits(1)
+        .says(&["wall_timeout", "100 ms"]);
 }
 
 #[test]
@@ -298,7 +410,10 @@ fn invoke_gives_the_function_headers_variables_and_services() {
 
     let report = workplace.nex(&format!("{line} --json")).exits(0).json();
     assert_eq!(report["error"], Value::Null);
-    assert_eq!(report["logs"], json!([{ "level": "warn", "text": "working on invoke" }]));
+    assert_eq!(
+        report["logs"],
+        json!([{ "level": "warn", "text": "working on invoke" }])
+    );
     assert_eq!(report["replies"].as_array().unwrap().len(), 1);
     let text = report["replies"][0]["text"].as_str().unwrap();
     assert_eq!(serde_json::from_str::<Value>(text).unwrap(), reply);

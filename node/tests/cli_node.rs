@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use futures::StreamExt;
+use nex_host_services::nats_server::{NatsServer, Options};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use support::{Cluster, Node};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -23,18 +26,24 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A cluster with a node and a folder for sources.
 struct Scene {
-    cluster: Cluster,
+    // Dropped before the cluster, which has its log.
     node: Node,
+    cluster: Cluster,
     sources: tempfile::TempDir,
     client: async_nats::Client,
 }
 
 impl Scene {
     async fn set(config: Value) -> Self {
-        let cluster = Cluster::start().await;
+        let cluster = Cluster::start();
         let node = cluster.node("stage", config).await;
         let client = cluster.client().await;
-        Self { cluster, node, sources: tempfile::tempdir().unwrap(), client }
+        Self {
+            cluster,
+            node,
+            sources: tempfile::tempdir().unwrap(),
+            client,
+        }
     }
 
     fn file(&self, name: &str, content: &str) -> PathBuf {
@@ -44,7 +53,9 @@ impl Scene {
     }
 
     async fn devrun(&self, file: &Path, rest: &[&str]) -> Output {
-        let arguments = ["devrun", file.to_str().unwrap()].into_iter().chain(rest.iter().copied());
+        let arguments = ["devrun", file.to_str().unwrap()]
+            .into_iter()
+            .chain(rest.iter().copied());
         self.cluster.nex_output(arguments).await
     }
 
@@ -58,13 +69,20 @@ impl Scene {
     async fn running(&self) -> Vec<String> {
         let info = self.cluster.nex_json(["node", "info", &self.node.id, "--json"]).await;
         let machines = info["machines"].as_array().unwrap();
-        machines.iter().map(|machine| machine["id"].as_str().unwrap().to_owned()).collect()
+        machines
+            .iter()
+            .map(|machine| machine["id"].as_str().unwrap().to_owned())
+            .collect()
     }
 }
 
 #[track_caller]
 fn ends(output: &Output, status: i32, words: &[&str]) -> String {
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert_eq!(output.status.code(), Some(status), "{text}");
     for word in words {
         assert!(text.contains(word), "`{word}` is missing in: {text}");
@@ -73,7 +91,10 @@ fn ends(output: &Output, status: i32, words: &[&str]) -> String {
 }
 
 fn id(report: &Value) -> String {
-    report["id"].as_str().unwrap_or_else(|| panic!("no ID in {report}")).to_owned()
+    report["id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("no ID in {report}"))
+        .to_owned()
 }
 
 #[tokio::test]
@@ -83,7 +104,12 @@ async fn from_a_file_to_an_answer_and_its_next_version() {
 
     let accepted = scene.devrun(&file, &["--trigger_subject", "greet"]).await;
     let text = ends(&accepted, 0, &["🚀 Workload 'greetmejs' accepted.", &scene.node.id]);
-    let first = text.split("with ID: ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
+    let first = text
+        .split("with ID: ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .unwrap()
+        .to_owned();
     assert_eq!(scene.call("greet").await, "one");
     assert_eq!(scene.running().await, [first.as_str()]);
 
@@ -110,7 +136,13 @@ async fn from_a_file_to_an_answer_and_its_next_version() {
 
     // Without --stop both run.
     scene.file("greet.me.js", "() => 'three'");
-    ends(&scene.devrun(&file, &["--trigger_subject", "greet", "--stop=false"]).await, 0, &["🚀"]);
+    ends(
+        &scene
+            .devrun(&file, &["--trigger_subject", "greet", "--stop=false"])
+            .await,
+        0,
+        &["🚀"],
+    );
     assert_eq!(scene.running().await.len(), 2);
     ends(&scene.devrun(&file, &["--trigger_subject", "greet"]).await, 0, &["🚀"]);
     assert_eq!(scene.running().await.len(), 1);
@@ -135,7 +167,10 @@ async fn no_call_is_lost_while_a_version_replaces_another() {
     let (answers, output) = tokio::join!(timeout(PATIENCE, calls), scene.devrun(&file, &arguments));
     ends(&output, 0, &["🚀"]);
     let answers = answers.unwrap();
-    assert!(answers.iter().all(|answer| answer == "old" || answer == "new"), "{answers:?}");
+    assert!(
+        answers.iter().all(|answer| answer == "old" || answer == "new"),
+        "{answers:?}"
+    );
 }
 
 #[tokio::test]
@@ -145,7 +180,11 @@ async fn an_older_version_makes_room_where_there_is_none() {
     ends(&scene.devrun(&file, &["--trigger_subject", "only"]).await, 0, &[]);
 
     scene.file("only.js", "this is no function");
-    ends(&scene.devrun(&file, &["--trigger_subject", "only"]).await, 1, &["SyntaxError", "only.js"]);
+    ends(
+        &scene.devrun(&file, &["--trigger_subject", "only"]).await,
+        1,
+        &["SyntaxError", "only.js"],
+    );
     assert_eq!(scene.call("only").await, "one");
 
     scene.file("only.js", "() => 'two'");
@@ -153,21 +192,40 @@ async fn an_older_version_makes_room_where_there_is_none() {
     assert_eq!(scene.call("only").await, "two");
 
     let other = scene.file("other.js", "() => 'other'");
-    ends(&scene.devrun(&other, &["--trigger_subject", "other"]).await, 1, &["at maximum workload limit"]);
+    ends(
+        &scene.devrun(&other, &["--trigger_subject", "other"]).await,
+        1,
+        &["at maximum workload limit"],
+    );
 }
 
 #[tokio::test]
 async fn what_nodes_say_is_shown_to_people_and_programs() {
     let scene = Scene::set(json!({})).await;
     let (cluster, node) = (&scene.cluster, &scene.node.id);
-    ends(&cluster.nex_output(["node", "probe"]).await, 0, &["No workloads matched"]);
+    ends(
+        &cluster.nex_output(["node", "probe"]).await,
+        0,
+        &["No workloads matched"],
+    );
 
     let list = cluster.nex_json(["node", "ls", "--json"]).await;
     assert_eq!(list[0]["node_id"], *node);
     assert_eq!(list.as_array().unwrap().len(), 1);
-    let text = ends(&cluster.nex_output(["node", "ls"]).await, 0, &[node, "NATS Execution Nodes", "stage"]);
-    assert!(text.contains("ID (* = Lameduck Mode)") && !text.contains("Sandboxed"), "{text}");
-    ends(&cluster.nex_output(["node", "ls", "--full"]).await, 0, &["Nexus", "Uptime", "Sandboxed", "Arch"]);
+    let text = ends(
+        &cluster.nex_output(["node", "ls"]).await,
+        0,
+        &[node, "NATS Execution Nodes", "stage"],
+    );
+    assert!(
+        text.contains("ID (* = Lameduck Mode)") && !text.contains("Sandboxed"),
+        "{text}"
+    );
+    ends(
+        &cluster.nex_output(["node", "ls", "--full"]).await,
+        0,
+        &["Nexus", "Uptime", "Sandboxed", "Arch"],
+    );
 
     let file = scene.file("shown.js", "() => 1");
     let report = scene.devrun(&file, &["--trigger_subject", "shown", "--json"]).await;
@@ -178,20 +236,47 @@ async fn what_nodes_say_is_shown_to_people_and_programs() {
     assert_eq!(info["node_id"], *node);
     assert_eq!(info["machines"][0]["workload"]["name"], "shownjs");
     assert_eq!(info["machines"][0]["workload"]["hash"], report["hash"]);
-    let shown = ["NEX Node Information", node, "Xkey", "Available Agents", "Workloads", "🟢", &workload, "shownjs"];
+    let shown = [
+        "NEX Node Information",
+        node,
+        "Xkey",
+        "Available Agents",
+        "Workloads",
+        "🟢",
+        &workload,
+        "shownjs",
+    ];
     ends(&cluster.nex_output(["node", "info", node]).await, 0, &shown);
-    ends(&cluster.nex_output(["node", "info", node, "--full"]).await, 0, &["Description", "Workload published in devmode"]);
+    ends(
+        &cluster.nex_output(["node", "info", node, "--full"]).await,
+        0,
+        &["Description", "Workload published in devmode"],
+    );
     // Another namespace sees nothing of it.
-    ends(&cluster.nex_output(["node", "info", node, "--namespace", "other"]).await, 0, &["No workloads in namespace other"]);
+    ends(
+        &cluster.nex_output(["node", "info", node, "--namespace", "other"]).await,
+        0,
+        &["No workloads in namespace other"],
+    );
 
-    ends(&cluster.nex_output(["node", "probe", "--workload", "shownjs"]).await, 0, &["Discovered Workloads", &workload]);
-    let probe = cluster.nex_json(["node", "probe", "--workload", &workload, "--json"]).await;
+    ends(
+        &cluster.nex_output(["node", "probe", "--workload", "shownjs"]).await,
+        0,
+        &["Discovered Workloads", &workload],
+    );
+    let probe = cluster
+        .nex_json(["node", "probe", "--workload", &workload, "--json"])
+        .await;
     assert_eq!(probe[0]["running_machines"][0]["id"], workload);
 
     let duck = cluster.nex_json(["lameduck", node, "--json"]).await;
     assert_eq!(duck, json!({ "node_id": node, "success": true }));
     ends(&cluster.nex_output(["node", "ls"]).await, 0, &[&format!("{node}*")]);
-    ends(&scene.devrun(&file, &["--trigger_subject", "shown"]).await, 3, &["no node"]);
+    ends(
+        &scene.devrun(&file, &["--trigger_subject", "shown"]).await,
+        3,
+        &["no node"],
+    );
 }
 
 #[tokio::test]
@@ -200,7 +285,10 @@ async fn run_and_stop_name_their_node() {
     let (cluster, node) = (&scene.cluster, &scene.node.id);
     let jetstream = async_nats::jetstream::new(scene.client.clone());
     let store = jetstream
-        .create_object_store(async_nats::jetstream::object_store::Config { bucket: "MINE".into(), ..Default::default() })
+        .create_object_store(async_nats::jetstream::object_store::Config {
+            bucket: "MINE".into(),
+            ..Default::default()
+        })
         .await
         .unwrap();
     let source = "export default (msg, env) => env.vars.GREETING";
@@ -209,29 +297,61 @@ async fn run_and_stop_name_their_node() {
     let (issuer, other, xkey) = (key("issuer.nk"), key("other-issuer.nk"), key("publisher.xk"));
     let run = |url: &str, rest: &[&str]| {
         let line = [
-            &["run", url, node, "GREETING=good day", "--xkey", &xkey, "--issuer", &issuer, "--name", "greeter"],
+            &[
+                "run",
+                url,
+                node,
+                "GREETING=good day",
+                "--xkey",
+                &xkey,
+                "--issuer",
+                &issuer,
+                "--name",
+                "greeter",
+            ],
             rest,
         ]
         .concat();
         cluster.nex(line.iter().map(|word| &**word)).output()
     };
 
-    let report = run("nats://MINE/greet", &["--type", "v8", "--trigger_subject", "g", "--json"]).await.unwrap();
+    let report = run(
+        "nats://MINE/greet",
+        &["--type", "v8", "--trigger_subject", "g", "--json"],
+    )
+    .await
+    .unwrap();
     ends(&report, 0, &[]);
     let workload = id(&serde_json::from_slice(&report.stdout).unwrap());
     assert_eq!(scene.call("g").await, "good day");
     ends(&run("nats://MINE/nothing", &[]).await.unwrap(), 1, &["nothing", "MINE"]);
     ends(&run("nats://NOBUCKET/greet", &[]).await.unwrap(), 1, &["NOBUCKET"]);
-    ends(&run("nats://MINE/greet", &["--type", "elf"]).await.unwrap(), 1, &["⛔ Workload run request failed", "elf"]);
-    ends(&run("nats://MINE/greet", &["--trigger_subject", "$SYS.x"]).await.unwrap(), 1, &["deny list"]);
+    ends(
+        &run("nats://MINE/greet", &["--type", "elf"]).await.unwrap(),
+        1,
+        &["⛔ Workload run request failed", "elf"],
+    );
+    ends(
+        &run("nats://MINE/greet", &["--trigger_subject", "$SYS.x"])
+            .await
+            .unwrap(),
+        1,
+        &["deny list"],
+    );
 
     let stop = |id: &str, issuer: &str| {
-        cluster.nex(["stop", node, id, "--issuer", issuer, "--name", "greeter"]).output()
+        cluster
+            .nex(["stop", node, id, "--issuer", issuer, "--name", "greeter"])
+            .output()
     };
     ends(&stop(&workload, &other).await.unwrap(), 1, &["the only entity allowed"]);
     ends(&stop("nothing", &issuer).await.unwrap(), 1, &["No such workload"]);
     assert_eq!(scene.call("g").await, "good day");
-    ends(&stop(&workload, &issuer).await.unwrap(), 0, &["✅ Workload 'greeter' stopped."]);
+    ends(
+        &stop(&workload, &issuer).await.unwrap(),
+        0,
+        &["✅ Workload 'greeter' stopped."],
+    );
     assert_eq!(scene.running().await, Vec::<String>::new());
 
     let nobody = format!("N{}", "A".repeat(55));
@@ -254,7 +374,11 @@ impl Following {
         loop {
             let line = timeout(PATIENCE, err.next_line()).await.unwrap().unwrap();
             if line.expect("it follows").contains("following") {
-                return Self { _child: child, out, _err: err };
+                return Self {
+                    _child: child,
+                    out,
+                    _err: err,
+                };
             }
         }
     }
@@ -284,7 +408,10 @@ async fn logs_and_events_are_followed() {
     assert_eq!(line["workload_name"], "talkjs");
     assert_eq!(line["workload_id"], workload);
     assert_eq!(line["node_id"], scene.node.id);
-    assert_eq!(severe.line().await, format!("WARN  talkjs {workload}: warning of talk.now"));
+    assert_eq!(
+        severe.line().await,
+        format!("WARN  talkjs {workload}: warning of talk.now")
+    );
 
     loop {
         let event: Value = serde_json::from_str(&events.line().await).unwrap();
@@ -296,48 +423,195 @@ async fn logs_and_events_are_followed() {
     }
 }
 
-#[tokio::test]
-async fn a_developer_needs_no_server() {
-    let home = tempfile::tempdir().unwrap();
-    let nex = || {
+/// A node started by hand, for what `Cluster::node` has no words for.
+struct ByHand {
+    process: Child,
+    /// What it said when it was up.
+    report: Value,
+    home: PathBuf,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl ByHand {
+    fn nex(home: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nex"));
         command
             .env_remove("NATS_URL")
-            .env("NEX_HOME", home.path())
-            .current_dir(home.path())
+            .env("NEX_HOME", home)
+            .current_dir(home)
             .kill_on_drop(true);
         command
-    };
+    }
+
+    async fn up(home: &Path, flags: &[&str]) -> Self {
+        let mut command = Self::nex(home);
+        command
+            .args(["node", "up", "--json"])
+            .args(flags)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut out = BufReader::new(process.stdout.take().unwrap()).lines();
+        let log = BufReader::new(process.stderr.take().unwrap()).lines();
+        let report = timeout(PATIENCE, out.next_line())
+            .await
+            .unwrap()
+            .unwrap()
+            .expect("the node starts");
+        Self {
+            process,
+            report: serde_json::from_str(&report).unwrap(),
+            home: home.to_owned(),
+            log,
+        }
+    }
+
+    fn id(&self) -> &str {
+        self.report["node"].as_str().unwrap()
+    }
+
+    fn url(&self) -> &str {
+        self.report["server"].as_str().unwrap()
+    }
+
+    async fn deploy(&self, subject: &str, source: &str) -> async_nats::Client {
+        std::fs::write(self.home.join("f.js"), source).unwrap();
+        let mut command = Self::nex(&self.home);
+        command.args(["devrun", "f.js", "--trigger_subject", subject, "-s", self.url()]);
+        ends(&command.output().await.unwrap(), 0, &["🚀", self.id()]);
+        async_nats::connect(self.url()).await.unwrap()
+    }
+
+    /// Sends a signal to the node alone, as a supervisor does.
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.process.id().unwrap().cast_signed()).unwrap(), signal).unwrap();
+    }
+
+    /// Waits until its log has a line with this word.
+    async fn says(&mut self, word: &str) {
+        while let Some(line) = timeout(PATIENCE, self.log.next_line()).await.unwrap().unwrap() {
+            if line.contains(word) {
+                return;
+            }
+        }
+        panic!("the log has no `{word}`");
+    }
+
+    async fn ended(&mut self) -> Option<i32> {
+        timeout(PATIENCE, self.process.wait()).await.unwrap().unwrap().code()
+    }
+}
+
+#[tokio::test]
+async fn a_developer_needs_no_server() {
+    let home = tempfile::tempdir().unwrap();
     // Left over from another project: nothing to do with the node.
     std::fs::write(home.path().join("config.json"), "{\"compilerOptions\": {}}").unwrap();
-    for mode in [&[][..], &["--unsafe-in-process"]] {
-        let mut node = nex()
-            .args(["node", "up", "--dev", "--json", "--tags", "a=b"])
-            .args(mode)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut out = BufReader::new(node.stdout.take().unwrap()).lines();
-        let report = timeout(PATIENCE, out.next_line()).await.unwrap().unwrap().expect("the node starts");
-        let report: Value = serde_json::from_str(&report).unwrap();
-        let url = report["server"].as_str().unwrap();
-
-        std::fs::write(home.path().join("hi.js"), "() => 'hi'").unwrap();
-        let devrun = nex()
-            .args(["devrun", "hi.js", "--trigger_subject", "hi", "-s", url])
-            .output()
+    for mode in [&["--dev", "--tags", "a=b"][..], &["--dev", "--unsafe-in-process"]] {
+        let mut node = ByHand::up(home.path(), mode).await;
+        let client = node.deploy("hi", "() => 'hi'").await;
+        let reply = timeout(PATIENCE, client.request("hi", "".into()))
             .await
+            .unwrap()
             .unwrap();
-        ends(&devrun, 0, &["🚀", report["node"].as_str().unwrap()]);
-        let client = async_nats::connect(url).await.unwrap();
-        let reply = timeout(PATIENCE, client.request("hi", "".into())).await.unwrap().unwrap();
         assert_eq!(reply.payload, "hi");
-
-        let pid = rustix::process::Pid::from_raw(node.id().unwrap().cast_signed()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let status = timeout(PATIENCE, node.wait()).await.unwrap().unwrap();
-        assert_eq!(status.code(), Some(0));
+        node.signal(Signal::TERM);
+        assert_eq!(node.ended().await, Some(0));
     }
     // The keys were made on the way.
-    assert!(home.path().join("issuer.nk").exists() && home.path().join("publisher.xk").exists());
+    for key in ["issuer.nk", "publisher.xk"] {
+        assert!(home.path().join(key).exists(), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_keeps_its_identity() {
+    let cluster = Cluster::start();
+    let home = tempfile::tempdir().unwrap();
+    let url = cluster.url();
+    let mut first = ByHand::up(home.path(), &["-s", &url]).await;
+    // A second one beside it is another node.
+    let second = ByHand::up(home.path(), &["-s", &url]).await;
+    assert_ne!(second.id(), first.id());
+    drop(second);
+    first.signal(Signal::INT);
+    assert_eq!(first.ended().await, Some(0));
+    let again = ByHand::up(home.path(), &["-s", &url]).await;
+    assert_eq!(again.id(), first.id());
+
+    let state = home.path().join("node");
+    let refused = ByHand::nex(home.path())
+        .args(["node", "up", "-s", &url, "--state-dir"])
+        .arg(&state)
+        .output()
+        .await
+        .unwrap();
+    ends(&refused, 2, &["in use", state.to_str().unwrap()]);
+}
+
+#[tokio::test]
+async fn a_second_signal_does_not_wait() {
+    let home = tempfile::tempdir().unwrap();
+    let mut node = ByHand::up(home.path(), &["--dev"]).await;
+    let source = "export default async (msg, env) => {
+        await env.nats.publish('entered', '');
+        await new Promise((resolve) => setTimeout(resolve, 25000));
+    }";
+    let client = node.deploy("slow", source).await;
+    let mut entered = client.subscribe("entered").await.unwrap();
+    client.publish("slow", "".into()).await.unwrap();
+    timeout(PATIENCE, entered.next()).await.unwrap().unwrap();
+    // The call is in flight. The first signal waits for it.
+    node.signal(Signal::INT);
+    node.says("stopping").await;
+    assert_eq!(node.process.try_wait().unwrap(), None);
+    node.signal(Signal::INT);
+    assert_eq!(node.ended().await, Some(130));
+}
+
+#[tokio::test]
+async fn credentials_are_shown_to_the_server() {
+    let user = nkeys::KeyPair::new_user();
+    let config = format!(
+        "authorization {{ users = [ {{ user: bob, password: secret }}, {{ nkey: {} }} ] }}",
+        user.public_key()
+    );
+    let server = NatsServer::start_with(Options {
+        config,
+        ..Options::default()
+    })
+    .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("user.nk"), user.seed().unwrap()).unwrap();
+    let context = json!({ "url": server.url(), "user": "bob", "password": "secret" });
+    std::fs::write(folder.path().join("c.json"), context.to_string()).unwrap();
+    let url = server.url();
+    let list = async |flags: &str| {
+        let mut command = ByHand::nex(folder.path());
+        command
+            .args(["node", "ls", "--timeout", "500ms"])
+            .args(flags.split(' '));
+        command.env("NATS_PASSWORD", "secret").output().await.unwrap()
+    };
+    let at = format!("-s {url}");
+    for flags in [
+        format!("{at} --user bob --password secret"),
+        format!("{at} --user bob"),
+        format!("{at} --nkey user.nk"),
+        format!("-s {}", url.replace("://", "://bob:secret@")),
+        "--context c.json".to_owned(),
+    ] {
+        ends(&list(&flags).await, 0, &["No nodes discovered"]);
+    }
+    let text = ends(
+        &list(&format!("{at} --user bob --password wrong")).await,
+        3,
+        &["authorization violation", &url],
+    );
+    assert!(!text.contains("wrong"), "{text}");
+    ends(
+        &list(&format!("-s {}", url.replace("://", "://bob:wrong@"))).await,
+        3,
+        &[&url],
+    );
 }

@@ -112,7 +112,7 @@ impl Cluster {
         std::fs::write(file("json"), config.to_string()).unwrap();
         let log = file("log");
         let mut child = self
-            .nex(["node", "up", "--json", "--loglevel", "debug", "--config"])
+            .nex(["node", "up", "--json", "--config"])
             .arg(file("json"))
             // Two nodes of one test are two machines: each has its own state.
             .env("NEX_HOME", self.folder.path().join(name))

@@ -1,0 +1,207 @@
+//! The pool with real agents and V8.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use nex_node::agents::{AgentEvent, AgentPool, AgentState};
+use nex_runtime::engine::{EngineEvent, FunctionSpec, Limits, LoadError};
+use nex_runtime::invocation::{ErrorKind, Reply};
+use nex_runtime::logs::LogLevel;
+use rustix::process::Signal;
+use tokio::sync::mpsc;
+
+use crate::support::*;
+
+const ECHO: &str = "(subject, payload) => payload";
+
+async fn v8() -> Arc<AgentPool> {
+    AgentPool::start(v8_config()).await.unwrap()
+}
+
+fn limited(wall_time: Duration, name: &str, source: &str) -> FunctionSpec {
+    FunctionSpec {
+        limits: Limits {
+            wall_time,
+            ..Limits::default()
+        },
+        ..spec("ns", name, source)
+    }
+}
+
+#[tokio::test]
+async fn bytes_megabytes_errors_and_streams_pass_through() {
+    let pool = v8().await;
+    let (echo, _host) = load(&pool, ECHO).await;
+    let bytes: Bytes = (0..=255).collect();
+    assert_eq!(call(&echo, bytes.clone()).await.unwrap().body, bytes);
+    let large: Bytes = (0..1_000_000_u32).map(|i| (i % 251) as u8).collect();
+    for _ in 0..10 {
+        assert_eq!(call(&echo, large.clone()).await.unwrap().body, large);
+    }
+
+    let (throw, _host) = load(&pool, "() => { throw new TypeError('x') }").await;
+    let error = call(&throw, "").await.unwrap_err();
+    assert_eq!(
+        (error.kind, error.message.as_str()),
+        (ErrorKind::Exception, "TypeError: x")
+    );
+    assert!(error.stack.is_some());
+
+    let (stream, _host) = load(
+        &pool,
+        "async function* f() { for (let i = 0; i < 100; i++) yield `${i}` } f",
+    )
+    .await;
+    let (sender, mut replies) = mpsc::unbounded_channel();
+    stream.invoke(trigger(""), Box::new(sender));
+    for i in 0..100 {
+        assert_eq!(within(replies.recv()).await.unwrap().unwrap().body, i.to_string());
+    }
+    assert_eq!(within(replies.recv()).await.unwrap().unwrap(), Reply::default());
+
+    let (refused, _host) = try_load(&pool, spec("ns", "bad", "(")).await;
+    assert!(matches!(refused, Err(LoadError::Syntax(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn kill_nine_under_load_leaves_no_call_unanswered() {
+    let pool = v8().await;
+    let (echo, _host) = load(&pool, ECHO).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..20)
+        .map(|i| {
+            let echo = echo.clone();
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                let (mut answered, mut lost, mut slowest) = (0, 0, Duration::ZERO);
+                while !stop.load(Ordering::Relaxed) {
+                    let body = format!("{i} {answered}");
+                    let began = Instant::now();
+                    match within(call(&echo, body.clone())).await {
+                        Ok(reply) => assert_eq!(text(&reply), body),
+                        Err(error) => {
+                            assert_eq!(error.kind, ErrorKind::NotReady, "{error}");
+                            lost += 1;
+                        }
+                    }
+                    slowest = slowest.max(began.elapsed());
+                    answered += 1;
+                }
+                (answered, lost, slowest)
+            })
+        })
+        .collect();
+    let mut events = pool.subscribe();
+    for _ in 0..3 {
+        // Under way again, and then killed again.
+        for _ in 0..100 {
+            within(call(&echo, "x")).await.ok();
+        }
+        let serving = pool
+            .agents()
+            .into_iter()
+            .find(|agent| agent.state == AgentState::Serving);
+        if let Some(agent) = serving {
+            signal(agent.pid, Signal::KILL);
+            assert_eq!(stopped(&mut events).await.1, 128 + 9);
+        }
+    }
+    assert_eq!(text(&within(call(&echo, "alive")).await.unwrap()), "alive");
+    stop.store(true, Ordering::Relaxed);
+    let mut lost = 0;
+    for caller in callers {
+        let (answered, failed, slowest) = caller.await.unwrap();
+        assert!(answered > 0);
+        assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+        lost += failed;
+    }
+    // At most what was in flight at each kill.
+    assert!(lost <= 3 * 21, "{lost}");
+}
+
+#[tokio::test]
+async fn code_that_cannot_be_stopped_costs_its_agent_but_no_neighbour() {
+    let pool = v8().await;
+    let mut events = pool.subscribe();
+    let (echo, _host) = load(&pool, ECHO).await;
+    let source = "() => Array.prototype.includes.call({ length: 2 ** 53 - 1 }, 1)";
+    let (stuck, mut host) = try_load(&pool, limited(Duration::from_millis(200), "stuck", source)).await;
+    let stuck = stuck.unwrap();
+    let before = pool
+        .agents()
+        .into_iter()
+        .find(|agent| agent.state == AgentState::Serving)
+        .unwrap();
+
+    let answer = start(&stuck, "");
+    let (mut condemned, mut calls) = (false, 0);
+    // The neighbour is called all the while, until the process is gone.
+    loop {
+        assert_eq!(text(&within(call(&echo, "neighbour")).await.unwrap()), "neighbour");
+        calls += 1;
+        match events.try_recv() {
+            Ok(AgentEvent::Condemned { .. }) => condemned = true,
+            Ok(AgentEvent::Stopped { id, .. }) if id == before.id => break,
+            _ => {}
+        }
+    }
+    assert!(condemned);
+    assert!(calls > 10);
+    assert!(!exists(before.pid));
+    let error = within(answer).await.unwrap().unwrap_err();
+    assert_eq!(error.kind, ErrorKind::WallTimeout);
+    within(async {
+        loop {
+            if let EngineEvent::Condemned { .. } = host.events.recv().await.unwrap() {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_endless_loop_ends_at_its_limit_and_costs_nobody_anything() {
+    let pool = v8().await;
+    let (echo, _host) = load(&pool, ECHO).await;
+    let source = "(s, payload) => { if (payload.length) for (;;); return 'back' }";
+    let (forever, _host) = try_load(&pool, limited(Duration::from_millis(200), "forever", source)).await;
+    let forever = forever.unwrap();
+    let before = pool.agents();
+    let error = within(call(&forever, "x")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::WallTimeout);
+    assert_eq!(text(&within(call(&forever, "")).await.unwrap()), "back");
+    assert_eq!(text(&within(call(&echo, "x")).await.unwrap()), "x");
+    let pids = |agents: &[nex_node::agents::AgentInfo]| {
+        let serving = agents.iter().filter(|agent| agent.state == AgentState::Serving);
+        serving.map(|agent| agent.pid).collect::<Vec<_>>()
+    };
+    assert_eq!(pids(&pool.agents()), pids(&before));
+}
+
+#[tokio::test]
+async fn a_flood_of_logs_is_cut_and_told_and_the_function_still_answers() {
+    let pool = v8().await;
+    let source =
+        "(s, payload) => { for (let i = 0; i < payload.length; i++) console.warn(`line ${i}`); return 'done' }";
+    let (flood, mut host) = load(&pool, source).await;
+    let said = 100_000;
+    let reply = within(call(&flood, vec![0; said])).await.unwrap();
+    assert_eq!(text(&reply), "done");
+    let first = within(host.logs.recv()).await.unwrap();
+    assert_eq!((first.level, first.text.as_str()), (LogLevel::Warn, "line 0"));
+    let mut heard = 1;
+    within(async {
+        loop {
+            let line = host.logs.recv().await.unwrap();
+            if line.text.contains("log lines were dropped") {
+                break;
+            }
+            heard += 1;
+        }
+    })
+    .await;
+    assert!(heard < said / 2, "{heard}");
+}
