@@ -34,7 +34,7 @@ use crate::text;
 /// Version a node reports.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Time that requests in progress have to end, and last events to leave, when the node stops.
+/// Time that last messages have to leave when a workload or the node stops.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A running node. Dropping it ends it without ceremony; [`shutdown`](Self::shutdown) lets calls end first.
@@ -195,18 +195,17 @@ impl Node {
         let workloads = shared.registry.close();
         let grace = Duration::from_millis(shared.config.shutdown_grace_ms);
         let stopping = workloads.into_iter().map(|workload| shared.stop(workload, grace, "Node is shutting down"));
-        let graceful = futures::future::join_all(stopping).await.into_iter().all(|answered| answered);
+        let mut graceful = futures::future::join_all(stopping).await.into_iter().all(|answered| answered);
 
+        // Among them are calls of workloads that were stopped just before.
         shared.tasks.close();
-        if tokio::time::timeout(LAST_WORDS, shared.tasks.wait()).await.is_err() {
-            tracing::warn!("control requests were still in progress when the node stopped");
+        if tokio::time::timeout(grace.max(LAST_WORDS), shared.tasks.wait()).await.is_err() {
+            tracing::warn!("requests were still in progress when the node stopped");
+            graceful = false;
         }
         shared.events.node("node_stopped", &json!({ "id": self.id(), "graceful": graceful }));
-        for outbound in [&shared.workload_nats.outbound, &shared.outbound] {
-            if tokio::time::timeout(LAST_WORDS, outbound.flush()).await.is_err() {
-                tracing::warn!("NATS is away, last messages may be lost");
-            }
-        }
+        flush(&shared.workload_nats.outbound).await;
+        flush(&shared.outbound).await;
         graceful
     }
 }
@@ -246,11 +245,19 @@ impl Shared {
         if !answered {
             tracing::warn!(workload.id, workload.name, "calls were still in flight when the workload ended");
         }
+        flush(&workload.outbound).await;
         workload.reporter.emit(
             "workload_undeployed",
             &json!({ "workload_id": workload.id, "workload_name": workload.name, "reason": reason }),
         );
         answered
+    }
+}
+
+/// Lets what has been sent leave the process, unless NATS is away.
+async fn flush(outbound: &Outbound) {
+    if tokio::time::timeout(LAST_WORDS, outbound.flush()).await.is_err() {
+        tracing::warn!("NATS is away, last messages may be lost");
     }
 }
 

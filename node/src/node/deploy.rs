@@ -235,7 +235,7 @@ impl Shared {
 
         let target = Arc::new(Target {
             function: function.clone(),
-            outbound: trigger_nats.outbound,
+            outbound: trigger_nats.outbound.clone(),
             reporter: reporter.clone(),
         });
         let group = queue_group(namespace, &names.name);
@@ -251,6 +251,7 @@ impl Shared {
             started: Instant::now(),
             reporter,
             triggers,
+            outbound: trigger_nats.outbound,
             _function: function,
         };
         Ok((Arc::new(workload), used))

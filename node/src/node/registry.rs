@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::claims::Claims;
 use crate::config::NodeLimits;
 use crate::control::messages::{MachineSummary, WorkloadSummary};
+use crate::outbound::Outbound;
 use crate::report::Reporter;
 use crate::text;
 use crate::triggers::Triggers;
@@ -30,6 +31,8 @@ pub(super) struct Workload {
     pub(super) started: Instant,
     pub(super) reporter: Arc<Reporter>,
     pub(super) triggers: Triggers,
+    /// Carries its replies.
+    pub(super) outbound: Outbound,
     /// Keeps the function loaded for as long as the workload is known.
     pub(super) _function: Arc<dyn Function>,
 }

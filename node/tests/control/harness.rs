@@ -10,6 +10,7 @@ use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _};
 use nex_host_services::nats_server::{NatsServer, Options};
 use nex_node::claims::{Claims, hex_sha256};
+use nex_node::connection::Connection;
 use nex_node::control::messages::{DeployRequest, DeployResponse, StopRequest, StopResponse};
 use nex_node::control::{ControlClient, ControlError, Location};
 use nex_node::{Node, NodeConfig, environment};
@@ -122,7 +123,7 @@ impl World {
     pub(crate) async fn with_server(options: Options, user: &str) -> Self {
         let server = NatsServer::start_with(options).unwrap_or_else(|error| panic!("{error}"));
         let url = server.url().replace("://", &format!("://{user}"));
-        let client = async_nats::connect(&url).await.unwrap();
+        let client = connect(&url).await;
         async_nats::jetstream::new(client.clone())
             .create_object_store(async_nats::jetstream::object_store::Config {
                 bucket: BUCKET.to_owned(),
@@ -142,7 +143,7 @@ impl World {
 
     /// Starts a node with a connection of its own.
     pub(crate) async fn node(&self, config: NodeConfig) -> Node {
-        let client = async_nats::connect(&self.url).await.unwrap();
+        let client = connect(&self.url).await;
         self.node_on(config, client).await
     }
 
@@ -234,6 +235,11 @@ impl World {
         self.client.publish(inbox, Bytes::new()).await.unwrap();
         next(&mut echo).await;
     }
+}
+
+/// A connection with the user that the URL names.
+pub(crate) async fn connect(url: &str) -> Client {
+    Connection::to(url, "test").unwrap().connect().await.unwrap()
 }
 
 /// The next message.

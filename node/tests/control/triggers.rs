@@ -10,7 +10,7 @@ use nex_node::NodeConfig;
 use nex_node::control::messages::NatsConnection;
 use serde_json::json;
 
-use crate::harness::{World, header, next, next_json};
+use crate::harness::{World, connect, header, next, next_json};
 
 #[tokio::test]
 async fn bytes_headers_and_wildcards() {
@@ -239,7 +239,7 @@ async fn connections_of_their_own() {
     world.control().deploy(node.id(), &request).await.unwrap();
 
     for (user, subject, expected) in [("tenant:t", "word", "tenant"), ("guest:g", "word", "guest"), ("guest:g", "split", "split")] {
-        let client = async_nats::connect(at(user)).await.unwrap();
+        let client = connect(&at(user)).await;
         assert_eq!(client.request(subject, Bytes::new()).await.unwrap().payload, expected, "{user}");
     }
     assert!(world.client.request("word", Bytes::new()).await.is_err());
