@@ -81,7 +81,11 @@ pub(crate) fn interrupted_within(time: Duration) -> bool {
 pub(crate) fn step(what: &str, command: &mut Command) -> Result<()> {
     eprintln!("xtask: {what}");
     let started = Instant::now();
-    let program = command.get_program().to_string_lossy().into_owned();
+    let program = Path::new(command.get_program())
+        .file_name()
+        .unwrap_or_default()
+        .display()
+        .to_string();
     let mut child = command
         .stdin(Stdio::null())
         .spawn()

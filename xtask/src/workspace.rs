@@ -73,7 +73,7 @@ impl Workspace {
     /// Builds all binaries, with the profile and the features of the tests, so that nothing is compiled twice.
     pub(crate) fn build_binaries(&self) -> Result<()> {
         process::step(
-            "building the workspace (the first time takes some minutes)",
+            "building the workspace",
             &mut self.cargo(["build", "--workspace", "--bins"]),
         )
     }
