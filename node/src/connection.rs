@@ -44,12 +44,8 @@ pub fn resolve(
 ) -> Result<Connection, ConnectionError> {
     let environment = Settings::from_environment(&variable)?;
     let merged = match context {
-        ContextChoice::Flag(name) => flags
-            .over(context::load(name, &variable)?)
-            .over(environment),
-        ContextChoice::Environment(name) => flags
-            .completed_by(environment)
-            .over(context::load(name, &variable)?),
+        ContextChoice::Flag(name) => flags.over(context::load(name, &variable)?).over(environment),
+        ContextChoice::Environment(name) => flags.completed_by(environment).over(context::load(name, &variable)?),
         ContextChoice::None => flags.completed_by(environment),
     };
     merged.finish()
@@ -110,7 +106,11 @@ impl Connection {
             Ok(Err(error)) if error.kind() == ConnectErrorKind::TimedOut => Err(self.timed_out()),
             Ok(Err(error)) => Err(ConnectionError::Refused {
                 servers: self.servers(),
-                reason: chain(&error),
+                reason: match error.kind() {
+                    // Its cause says the same again.
+                    kind @ ConnectErrorKind::AuthorizationViolation => kind.to_string(),
+                    _ => chain(&error),
+                },
             }),
             Err(_) => Err(self.timed_out()),
         }
@@ -193,10 +193,7 @@ impl ConnectionError {
     /// Whether the fault lies with the settings, not with the network or the server.
     #[must_use]
     pub fn is_usage(&self) -> bool {
-        matches!(
-            self,
-            Self::Server { .. } | Self::Setting(_) | Self::File { .. }
-        )
+        matches!(self, Self::Server { .. } | Self::Setting(_) | Self::File { .. })
     }
 }
 
@@ -205,10 +202,7 @@ fn parse_servers(list: &str) -> Result<Vec<ServerAddr>, ConnectionError> {
     let parse = |url: &str| {
         ServerAddr::from_str(url).map_err(|error| ConnectionError::Server {
             // What does not parse may still hold a password.
-            url: url
-                .rsplit_once('@')
-                .map_or(url, |(_, host)| host)
-                .to_owned(),
+            url: url.rsplit_once('@').map_or(url, |(_, host)| host).to_owned(),
             reason: error.to_string(),
         })
     };
@@ -227,9 +221,12 @@ fn parse_servers(list: &str) -> Result<Vec<ServerAddr>, ConnectionError> {
 }
 
 fn shown(server: &ServerAddr) -> String {
-    let host = server.host();
-    let port = server.port();
-    format!("{}://{host}:{port}", server.scheme())
+    let (scheme, host, port) = (server.scheme(), server.host(), server.port());
+    if host.contains(':') {
+        format!("{scheme}://[{host}]:{port}")
+    } else {
+        format!("{scheme}://{host}:{port}")
+    }
 }
 
 /// An error with its causes in one line, without repeating what an outer error already says.

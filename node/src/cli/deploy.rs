@@ -15,7 +15,7 @@ use super::args::{Output, WorkloadArgs};
 use super::control::Session;
 use super::failure::Failure;
 use super::output;
-use crate::claims::{Claims, parse_sha256};
+use crate::claims::{Claims, ClaimsError, now, parse_sha256};
 use crate::control::messages::{DeployRequest, DeployResponse, StopRequest, StopResponse};
 use crate::control::{ControlError, Location};
 use crate::environment;
@@ -25,6 +25,9 @@ const DEPLOY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a node may take at least to let the calls of a workload end.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often the clock is looked at for the next second to begin.
+const CLOCK_STEP: Duration = Duration::from_millis(20);
 
 /// The keys of whoever deploys.
 #[derive(Debug)]
@@ -193,18 +196,31 @@ pub(super) async fn stop(
     workload_id: &str,
     issuer: &KeyPair,
 ) -> Result<StopResponse, ControlError> {
-    let jwt = Claims::for_stop(workload_id)
-        .sign(issuer)
-        .map_err(|error| ControlError::Malformed {
-            subject: node_id.to_owned(),
-            reason: error.to_string(),
-        })?;
-    let request = StopRequest {
-        node_id: Some(node_id.to_owned()),
-        workload_id: workload_id.to_owned(),
-        workload_jwt: jwt,
+    let control = session.patient(STOP_PATIENCE);
+    let request = || {
+        let signed = Claims::for_stop(workload_id).sign(issuer);
+        signed.map(|workload_jwt| StopRequest {
+            node_id: Some(node_id.to_owned()),
+            workload_id: workload_id.to_owned(),
+            workload_jwt,
+        })
     };
-    session.patient(STOP_PATIENCE).stop(node_id, &request).await
+    let malformed = |error: ClaimsError| ControlError::Malformed {
+        subject: node_id.to_owned(),
+        reason: error.to_string(),
+    };
+    let signed_at = now();
+    match control.stop(node_id, &request().map_err(malformed)?).await {
+        // Claims have a resolution of one second, and those of a stop must be newer than those of the start. Whoever
+        // stops a workload in the second in which it was started has to wait for the next.
+        Err(ControlError::Refused(text)) if text.contains("cloned or captured") => {
+            while now() <= signed_at {
+                tokio::time::sleep(CLOCK_STEP).await;
+            }
+            control.stop(node_id, &request().map_err(malformed)?).await
+        }
+        answer => answer,
+    }
 }
 
 /// What `--json` writes of a deployed workload: the node's answer, with where it runs and what it is.

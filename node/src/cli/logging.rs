@@ -8,13 +8,12 @@ use super::args::{Global, Level};
 
 /// Starts logging. A node tells what it does; other commands speak up only when something is wrong.
 pub(super) fn init(global: &Global, is_node: bool) {
-    let level = global
-        .loglevel
-        .unwrap_or(if is_node { Level::Info } else { Level::Warn });
-    let filter = match level {
-        Level::Trace | Level::Debug | Level::Error | Level::None => level.as_str().to_owned(),
+    let filter = match (global.loglevel, is_node) {
         // The NATS client reports every connection at `info`, without saying whose it is.
-        Level::Info | Level::Warn => format!("{},async_nats=warn", level.as_str()),
+        (None | Some(Level::Info), true) | (Some(Level::Info), false) => "info,async_nats=warn",
+        // It also logs an error when it cannot connect, which is this program's own last line in more words.
+        (None, false) => "warn,async_nats::connector=off",
+        (Some(level), _) => level.as_str(),
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))

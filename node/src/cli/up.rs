@@ -267,9 +267,7 @@ impl Muscle {
                             events.agent_started(&id, &version);
                         }
                     }
-                    Ok(AgentEvent::Stopped {
-                        id, message, code, ..
-                    }) => {
+                    Ok(AgentEvent::Stopped { id, message, code, .. }) => {
                         known.remove(&id);
                         events.agent_stopped(&id, &message, code);
                     }

@@ -4,10 +4,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use async_nats::ConnectOptions;
+use async_nats::{ConnectOptions, ServerAddr};
 use nkeys::KeyPair;
 
 use super::{Connection, ConnectionError, DEFAULT_SERVER, DEFAULT_TIMEOUT, Secret, chain, parse_servers};
+use crate::control::location::unescape;
 use crate::duration;
 
 /// What one source says. Absent settings are left to the next source.
@@ -82,9 +83,16 @@ impl Settings {
         } else {
             (weaker.cert, weaker.key)
         };
+        // Credentials in a URL are meant for that server: no weaker source replaces them.
+        let in_url = self.servers.as_deref().is_some_and(|urls| urls.contains('@'));
+        let auth = if self.auth.is_empty() && !in_url {
+            weaker.auth
+        } else {
+            self.auth
+        };
         Self {
             servers: self.servers.or(weaker.servers),
-            auth: if self.auth.is_empty() { weaker.auth } else { self.auth },
+            auth,
             cert,
             key,
             ca: self.ca.or(weaker.ca),
@@ -127,9 +135,14 @@ impl Settings {
                 ));
             }
         };
+        let servers = parse_servers(self.servers.as_deref().unwrap_or(DEFAULT_SERVER))?;
+        let auth = match self.auth.choose()? {
+            Auth::None => servers.iter().find_map(Auth::in_url).unwrap_or(Auth::None),
+            auth => auth,
+        };
         Ok(Connection {
-            servers: parse_servers(self.servers.as_deref().unwrap_or(DEFAULT_SERVER))?,
-            auth: self.auth.choose()?,
+            servers,
+            auth,
             tls: Tls {
                 certificate,
                 ca: self.ca,
@@ -227,7 +240,7 @@ impl AuthSettings {
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Auth {
-    /// Not at all, or by the server URL.
+    /// Not at all.
     None,
     /// User name and password.
     #[allow(missing_docs, reason = "the names say it")]
@@ -261,6 +274,19 @@ impl fmt::Debug for Auth {
 }
 
 impl Auth {
+    /// What a server's URL says: `nats://user:password@host` or `nats://token@host`. The client itself ignores it.
+    fn in_url(server: &ServerAddr) -> Option<Self> {
+        let plain = |text: &str| unescape(text).unwrap_or_else(|_| text.to_owned());
+        let user = plain(server.username()?);
+        Some(match server.password() {
+            Some(password) => Self::Password {
+                user,
+                password: plain(password),
+            },
+            None => Self::Token(user),
+        })
+    }
+
     pub(super) fn apply(&self, options: ConnectOptions) -> Result<ConnectOptions, ConnectionError> {
         Ok(match self {
             Self::None => options,

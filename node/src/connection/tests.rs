@@ -216,6 +216,22 @@ fn contexts_that_ask_for_more_are_refused() {
 }
 
 #[test]
+fn credentials_in_a_url_are_not_replaced_by_a_weaker_source() {
+    let flags = Settings {
+        servers: Some("nats://me:pw@host".into()),
+        ..Settings::default()
+    };
+    let variables = environment(&[("NATS_CREDS", "/env.creds"), ("NATS_PASSWORD", "x")]);
+    let connection = resolve(flags, ContextChoice::None, variables).unwrap();
+    assert_eq!(connection.auth, user("me", "pw"));
+    let connection = Connection::to("nats://a%40b:p%3Aw@[::1]:5", "x").unwrap();
+    assert_eq!(connection.auth, user("a@b", "p:w"));
+    assert_eq!(connection.servers(), "nats://[::1]:5");
+    let connection = Connection::to("nats://a, nats://token@b", "x").unwrap();
+    assert_eq!(connection.auth, Auth::Token("token".into()));
+}
+
+#[test]
 fn passwords_in_urls_are_not_shown() {
     let connection = Connection::to("nats://me:hunter2@host:1,tls://other", "x").unwrap();
     assert_eq!(connection.servers(), "nats://host:1, tls://other:4222");

@@ -107,7 +107,8 @@ impl FromStr for Location {
     }
 }
 
-fn unescape(path: &str) -> Result<String, LocationError> {
+/// Decodes percent-escapes.
+pub(crate) fn unescape(path: &str) -> Result<String, LocationError> {
     let mut bytes = path.bytes();
     let mut decoded = Vec::with_capacity(path.len());
     while let Some(byte) = bytes.next() {
