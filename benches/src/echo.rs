@@ -90,8 +90,8 @@ pub(crate) async fn run(options: &Options, rate: u32) -> Result<String> {
     facts.push((
         "Measurement",
         format!(
-            "{} repeats of {} s each, contenders in turn; every reply compared with its request; throughput is the \
-             median of the repeats, ratios the median of each repeat's ratio to the native echo, quantiles those of \
+            "{} times {} s each, contenders in turn; every reply compared with its request; throughput is the \
+             median, ratios the median of each repeat's ratio to the native echo, quantiles those of \
              all repeats together; load generator, nats-server and contender share the machine",
             options.repeats, options.seconds
         ),

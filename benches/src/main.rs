@@ -92,13 +92,14 @@ async fn main() -> Result<()> {
 }
 
 fn publish(options: &Options, markdown: &str) -> Result<()> {
+    let markdown = markdown.trim_end();
     println!("{markdown}");
     if let Some(path) = &options.append {
         OpenOptions::new()
             .append(true)
             .create(true)
             .open(path)
-            .and_then(|mut file| write!(file, "\n{markdown}"))
+            .and_then(|mut file| writeln!(file, "\n{markdown}"))
             .with_context(|| format!("cannot append to {}", path.display()))?;
     }
     Ok(())

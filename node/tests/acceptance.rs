@@ -4,6 +4,7 @@
 
 mod support;
 
+use futures::future::join_all;
 use serde_json::{Value, json};
 use support::{Cluster, Node, fixture};
 use tokio::sync::Mutex;
@@ -11,13 +12,14 @@ use tokio::sync::Mutex;
 /// One scenario at a time: some measure how long an answer takes, and each keeps the machine busy by itself.
 static MACHINE: Mutex<()> = Mutex::const_new(());
 
-/// A node that runs functions, with these fixtures deployed, each on its subject.
+/// A node that runs functions, with these fixtures deployed, each on its subject; all at once, as many developers would.
 async fn deployed(cluster: &Cluster, config: Value, functions: &[(&str, &str)]) -> Node {
     let node = cluster.node("acceptance", config).await;
-    for (function, subject) in functions {
+    join_all(functions.iter().map(async |(function, subject)| {
         let answer = cluster.devrun(function, &[subject]).await;
         assert_eq!(answer["node"], node.id, "{function}: {answer}");
-    }
+    }))
+    .await;
     node
 }
 

@@ -13,8 +13,10 @@ mod harness;
 mod lifecycle;
 #[path = "control/limits.rs"]
 mod limits;
-#[path = "control/malformed.rs"]
-mod malformed;
+#[path = "control/malformed_deploys.rs"]
+mod malformed_deploys;
+#[path = "control/malformed_others.rs"]
+mod malformed_others;
 #[path = "control/shapes.rs"]
 mod shapes;
 #[path = "control/trust.rs"]

@@ -63,16 +63,17 @@ async fn a_host_call_is_carried_out_for_the_function_it_comes_from() {
     let pool = toys().await;
     let (first, mut first_host) = try_load(&pool, spec("ns", "first", "set")).await;
     let (second, mut second_host) = try_load(&pool, spec("ns", "second", "set")).await;
-    let first = start(&first.unwrap(), "one");
-    let second = start(&second.unwrap(), "two");
+    let (first, second) = (first.unwrap(), second.unwrap());
+    let first_answer = start(&first, "one");
+    let second_answer = start(&second, "two");
     for (host, payload, revision) in [(&mut second_host, "two", 2), (&mut first_host, "one", 1)] {
-        let asked = host.calls.recv().await.unwrap();
+        let asked = within(host.calls.recv()).await.unwrap();
         assert_eq!(asked.request.payload, payload);
         assert!(matches!(asked.request.operation, Operation::KvSet { .. }));
         _ = asked.answer.send(Ok(HostResult::Revision(revision).into()));
     }
-    assert_eq!(text(&first.await.unwrap().unwrap()), "1");
-    assert_eq!(text(&second.await.unwrap().unwrap()), "2");
+    assert_eq!(text(&first_answer.await.unwrap().unwrap()), "1");
+    assert_eq!(text(&second_answer.await.unwrap().unwrap()), "2");
 }
 
 #[tokio::test]
@@ -81,7 +82,7 @@ async fn a_host_service_that_panics_and_a_result_too_large_are_errors_of_the_cal
     let (gate, mut host) = load(&pool, "gate").await;
     let answer = start(&gate, "k");
     // Dropping the answer makes the service panic.
-    drop(host.calls.recv().await.unwrap().answer);
+    drop(within(host.calls.recv()).await.unwrap().answer);
     let error = within(answer).await.unwrap().unwrap_err();
     assert!(error.message.contains(HostErrorCode::Internal.as_str()), "{error}");
 
@@ -90,7 +91,7 @@ async fn a_host_service_that_panics_and_a_result_too_large_are_errors_of_the_cal
         result: HostResult::Value,
         payload: vec![0; 300 << 20].into(),
     };
-    _ = host.calls.recv().await.unwrap().answer.send(Ok(response));
+    _ = within(host.calls.recv()).await.unwrap().answer.send(Ok(response));
     let error = within(answer).await.unwrap().unwrap_err();
     assert!(error.message.contains(HostErrorCode::LimitExceeded.as_str()), "{error}");
 }
@@ -99,9 +100,13 @@ async fn a_host_service_that_panics_and_a_result_too_large_are_errors_of_the_cal
 async fn a_host_call_the_function_gives_up_is_abandoned() {
     let pool = toys().await;
     let (cancel, mut host) = load(&pool, "cancel").await;
-    call(&cancel, "").await.unwrap();
-    let mut asked = host.calls.recv().await.unwrap();
-    within(asked.answer.closed()).await;
+    let answer = start(&cancel, "");
+    let mut given_up = within(host.calls.recv()).await.unwrap();
+    let go = within(host.calls.recv()).await.unwrap();
+    assert!(!given_up.answer.is_closed());
+    _ = go.answer.send(Ok(HostResult::Done.into()));
+    within(given_up.answer.closed()).await;
+    within(answer).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -239,7 +244,7 @@ async fn shutdown_answers_what_is_in_flight_and_leaves_no_process() {
     let mut events = pool.subscribe();
     let (gate, mut host) = load(&pool, "gate").await;
     let answer = start(&gate, "k");
-    let asked = host.calls.recv().await.unwrap();
+    let asked = within(host.calls.recv()).await.unwrap();
     let pids: Vec<u32> = pool.agents().iter().map(|agent| agent.pid).collect();
 
     let shutdown = tokio::spawn({

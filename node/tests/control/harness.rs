@@ -53,7 +53,9 @@ impl Engine for OneWordEngine {
         let held = self.held.clone();
         async move {
             if spec.source.starts_with(b"syntax") {
-                return Err(LoadError::Syntax("SyntaxError: Unexpected identifier 'x' at echo.js:1:8".to_owned()));
+                return Err(LoadError::Syntax(
+                    "SyntaxError: Unexpected identifier 'x' at echo.js:1:8".to_owned(),
+                ));
             }
             Ok(Arc::new(OneWord { spec, host, held }) as Arc<dyn Function>)
         }
@@ -66,7 +68,10 @@ impl Function for OneWord {
         let source = std::str::from_utf8(&self.spec.source).unwrap_or_default();
         let body = |text: &str| Ok(Reply::from(Bytes::from(text.to_owned())));
         match source.split_once(' ').unwrap_or((source, "")) {
-            ("echo", _) => replies.finish(Ok(Reply { headers: trigger.headers, body: trigger.payload })),
+            ("echo", _) => replies.finish(Ok(Reply {
+                headers: trigger.headers,
+                body: trigger.payload,
+            })),
             ("vars", _) => replies.finish(body(&serde_json::to_string(&self.spec.vars).unwrap())),
             ("word", word) => replies.finish(body(word)),
             ("stream", _) => {
@@ -85,8 +90,10 @@ impl Function for OneWord {
                 let limit = usize::try_from(self.spec.limits.reply_bytes).unwrap();
                 replies.finish(Ok(Reply::from(Bytes::from(vec![b'x'; limit + 1]))));
             }
-            ("header", _) => replies
-                .finish(Ok(Reply { headers: vec![("X-Bad".to_owned(), "a\r\nb".to_owned())], body: Bytes::new() })),
+            ("header", _) => replies.finish(Ok(Reply {
+                headers: vec![("X-Bad".to_owned(), "a\r\nb".to_owned())],
+                body: Bytes::new(),
+            })),
             ("forget", _) => drop(replies),
             ("hold", _) => {
                 let held = self.held.clone();
@@ -96,7 +103,10 @@ impl Function for OneWord {
                 });
             }
             ("log", _) => {
-                self.host.logs.log(LogLine { level: LogLevel::Warn, text: "hello from the function".to_owned() });
+                self.host.logs.log(LogLine {
+                    level: LogLevel::Warn,
+                    text: "hello from the function".to_owned(),
+                });
                 replies.finish(Ok(Reply::default()));
             }
             _ => panic!("no such function: {source}"),
@@ -148,7 +158,9 @@ impl World {
     }
 
     pub(crate) async fn node_on(&self, config: NodeConfig, client: Client) -> Node {
-        let engine = Arc::new(OneWordEngine { held: self.held.clone() });
+        let engine = Arc::new(OneWordEngine {
+            held: self.held.clone(),
+        });
         Node::start(config, client, engine).await.unwrap()
     }
 
@@ -157,7 +169,10 @@ impl World {
     }
 
     pub(crate) async fn upload(&self, key: &str, content: &str) -> Location {
-        let store = async_nats::jetstream::new(self.client.clone()).get_object_store(BUCKET).await.unwrap();
+        let store = async_nats::jetstream::new(self.client.clone())
+            .get_object_store(BUCKET)
+            .await
+            .unwrap();
         store.put(key, &mut content.as_bytes()).await.unwrap();
         Location::new(BUCKET, key).unwrap()
     }
@@ -216,7 +231,9 @@ impl World {
 
     /// Sends raw bytes to a control subject and returns the envelope.
     pub(crate) async fn raw(&self, subject: &str, payload: impl Into<Bytes>) -> Value {
-        let request = async_nats::Request::new().payload(payload.into()).timeout(Some(PATIENCE));
+        let request = async_nats::Request::new()
+            .payload(payload.into())
+            .timeout(Some(PATIENCE));
         let reply = self.client.send_request(subject.to_owned(), request).await.unwrap();
         serde_json::from_slice(&reply.payload).unwrap()
     }
@@ -244,13 +261,19 @@ pub(crate) async fn connect(url: &str) -> Client {
 
 /// The next message.
 pub(crate) async fn next(subscriber: &mut Subscriber) -> Message {
-    timeout(PATIENCE, subscriber.next()).await.expect("a message in time").expect("a connection")
+    timeout(PATIENCE, subscriber.next())
+        .await
+        .expect("a message in time")
+        .expect("a connection")
 }
 
 /// The next message, as JSON.
 pub(crate) async fn next_json(subscriber: &mut Subscriber) -> (String, Value) {
     let message = next(subscriber).await;
-    (message.subject.to_string(), serde_json::from_slice(&message.payload).unwrap())
+    (
+        message.subject.to_string(),
+        serde_json::from_slice(&message.payload).unwrap(),
+    )
 }
 
 /// The error text of a refusal.

@@ -10,12 +10,24 @@ use crate::harness::{World, refusal};
 #[tokio::test]
 async fn counts_and_sizes() {
     let world = World::new().await;
-    let limits = NodeLimits { max_workloads: 2, max_total_bytes: 20, max_workload_bytes: 12 };
-    let node = world.node(NodeConfig { node_limits: limits, ..NodeConfig::default() }).await;
+    let limits = NodeLimits {
+        max_workloads: 2,
+        max_total_bytes: 20,
+        max_workload_bytes: 12,
+    };
+    let node = world
+        .node(NodeConfig {
+            node_limits: limits,
+            ..NodeConfig::default()
+        })
+        .await;
     let control = world.control();
 
     let too_large = world.request(&node, "large", "word 45678901", &["a"]).await;
-    assert_eq!(refusal(control.deploy(node.id(), &too_large).await), "Workload file size would exceed node limitations");
+    assert_eq!(
+        refusal(control.deploy(node.id(), &too_large).await),
+        "Workload file size would exceed node limitations"
+    );
     world.deploy(&node, "first", "word 4567890", &["a"]).await;
     let too_much = world.request(&node, "second", "word 4567", &["a"]).await;
     assert_eq!(
@@ -36,7 +48,12 @@ async fn counts_and_sizes() {
 #[tokio::test]
 async fn duplicates() {
     let world = World::new().await;
-    let node = world.node(NodeConfig { allow_duplicate_workloads: false, ..NodeConfig::default() }).await;
+    let node = world
+        .node(NodeConfig {
+            allow_duplicate_workloads: false,
+            ..NodeConfig::default()
+        })
+        .await;
     let first = world.deploy(&node, "one", "echo", &["a"]).await;
     let twin = world.request(&node, "two", "echo", &["b"]).await;
     assert_eq!(
@@ -45,7 +62,10 @@ async fn duplicates() {
     );
     // Another namespace is another matter, and so is another artefact.
     let elsewhere = nex_node::control::ControlClient::new(world.client.clone(), "other", crate::harness::PATIENCE);
-    elsewhere.deploy(node.id(), &world.request(&node, "two", "echo", &["b"]).await).await.unwrap();
+    elsewhere
+        .deploy(node.id(), &world.request(&node, "two", "echo", &["b"]).await)
+        .await
+        .unwrap();
     world.deploy(&node, "three", "word x", &["c"]).await;
     world.stop(&node, &first.id).await.unwrap();
     world.deploy(&node, "two", "echo", &["a"]).await;
@@ -53,7 +73,13 @@ async fn duplicates() {
 
     // A namespace sees its own workloads.
     let info = elsewhere.info(node.id()).await.unwrap();
-    assert_eq!(info.machines.iter().map(|m| m.workload.name.as_str()).collect::<Vec<_>>(), ["two"]);
+    assert_eq!(
+        info.machines
+            .iter()
+            .map(|m| m.workload.name.as_str())
+            .collect::<Vec<_>>(),
+        ["two"]
+    );
     let found = elsewhere.ping_workloads(None, Some(1)).await.unwrap();
     assert_eq!(found[0].running_machines.len(), 1);
 }
@@ -71,7 +97,10 @@ async fn an_answer_too_large_for_the_server() {
     let node = world.node(config).await;
     let answer = world.raw(&nex_node::control::subjects::ping(node.id()), "").await;
     assert_eq!(answer["data"], json!(""));
-    assert!(answer["error"].as_str().unwrap().contains("the server takes 1024"), "{answer}");
+    assert!(
+        answer["error"].as_str().unwrap().contains("the server takes 1024"),
+        "{answer}"
+    );
     let answered = world.control().with_timeout(std::time::Duration::from_millis(300));
     assert_eq!(answered.auction(&AuctionRequest::default(), None).await.unwrap(), []);
 }

@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 use crate::harness::{BUCKET, World};
 
 fn config() -> NodeConfig {
-    NodeConfig { tags: BTreeMap::from([("node_name".into(), "here".into())]), ..NodeConfig::default() }
+    NodeConfig {
+        tags: BTreeMap::from([("node_name".into(), "here".into())]),
+        ..NodeConfig::default()
+    }
 }
 
 /// Replaces what differs in each run, after checking that it looks right.
@@ -69,17 +72,36 @@ async fn nodes_that_do_not_fit_are_silent() {
     let node = world.node(config()).await;
     let control = world.control().with_timeout(Duration::from_millis(300));
     for request in [
-        AuctionRequest { arch: Some("mips".into()), ..AuctionRequest::default() },
-        AuctionRequest { os: Some("plan9".into()), ..AuctionRequest::default() },
-        AuctionRequest { sandboxed: Some(true), ..AuctionRequest::default() },
-        AuctionRequest { tags: BTreeMap::from([("gpu".into(), "yes".into())]), ..AuctionRequest::default() },
-        AuctionRequest { workload_types: vec!["v8".into(), "native".into()], ..AuctionRequest::default() },
+        AuctionRequest {
+            arch: Some("mips".into()),
+            ..AuctionRequest::default()
+        },
+        AuctionRequest {
+            os: Some("plan9".into()),
+            ..AuctionRequest::default()
+        },
+        AuctionRequest {
+            sandboxed: Some(true),
+            ..AuctionRequest::default()
+        },
+        AuctionRequest {
+            tags: BTreeMap::from([("gpu".into(), "yes".into())]),
+            ..AuctionRequest::default()
+        },
+        AuctionRequest {
+            workload_types: vec!["v8".into(), "native".into()],
+            ..AuctionRequest::default()
+        },
     ] {
         assert_eq!(control.auction(&request, None).await.unwrap(), [], "{request:?}");
     }
     assert_eq!(control.ping_workloads(None, None).await.unwrap(), []);
     // With an expected number of answers nobody waits for the whole time.
-    let nodes = world.control().auction(&AuctionRequest::default(), Some(1)).await.unwrap();
+    let nodes = world
+        .control()
+        .auction(&AuctionRequest::default(), Some(1))
+        .await
+        .unwrap();
     assert_eq!(nodes[0].node_id, node.id());
 }
 
@@ -163,9 +185,16 @@ async fn deploy_info_workload_ping_and_stop() {
             }
         })
     );
-    assert_eq!(world.raw(&subjects::info("other", id), "").await["data"]["machines"], json!([]));
+    assert_eq!(
+        world.raw(&subjects::info("other", id), "").await["data"]["machines"],
+        json!([])
+    );
 
-    for subject in ["$NEX.WPING.default".to_owned(), "$NEX.WPING.Default.ECHOJS".to_owned(), format!("$NEX.WPING.default.{workload}")] {
+    for subject in [
+        "$NEX.WPING.default".to_owned(),
+        "$NEX.WPING.Default.ECHOJS".to_owned(),
+        format!("$NEX.WPING.default.{workload}"),
+    ] {
         let mut answer = world.raw(&subject, "").await;
         take_uptime(&mut answer["data"]);
         assert_eq!(
@@ -186,7 +215,10 @@ async fn deploy_info_workload_ping_and_stop() {
     }
 
     // As nex 0.2.7 sends it: the name is in the claims only, a domain may be empty.
-    claims = Claims { name: None, ..Claims::for_deploy("old_echo", "", &hash) };
+    claims = Claims {
+        name: None,
+        ..Claims::for_deploy("old_echo", "", &hash)
+    };
     for key in ["id", "hash", "workload_name"] {
         request.as_object_mut().unwrap().remove(key);
     }
@@ -199,8 +231,14 @@ async fn deploy_info_workload_ping_and_stop() {
     // Stop as 0.3.0-rc1 and as 0.2.7 send it.
     let sign = |subject: &str| Claims::for_stop(subject).sign_at(&world.issuer, now() + 1).unwrap();
     for (request, name) in [
-        (json!({"node_id": id, "workload_id": workload, "workload_jwt": sign(workload)}), "echojs"),
-        (json!({"target_node": id, "workload_id": second, "workload_jwt": sign("old_echo")}), "old_echo"),
+        (
+            json!({"node_id": id, "workload_id": workload, "workload_jwt": sign(workload)}),
+            "echojs",
+        ),
+        (
+            json!({"target_node": id, "workload_id": second, "workload_jwt": sign("old_echo")}),
+            "old_echo",
+        ),
     ] {
         let answer = world.raw(&subjects::stop("default", id), request.to_string()).await;
         assert_eq!(
@@ -224,7 +262,10 @@ async fn lame_duck() {
         json!({"type": "io.nats.nex.v1.lameduck_response", "data": {"node_id": node.id(), "success": true}})
     );
     let answer = world.raw(&subjects::deploy("default", node.id()), "{}").await;
-    assert_eq!(answer["error"], "Node is in lame duck mode. Workload deploy request denied");
+    assert_eq!(
+        answer["error"],
+        "Node is in lame duck mode. Workload deploy request denied"
+    );
     let ping = world.control().ping_node(node.id()).await.unwrap();
     assert_eq!((ping.tags["nex.lameduck"].as_str(), ping.running_machines), ("true", 1));
     assert_eq!(world.call("greet", "x").await.payload, "x");

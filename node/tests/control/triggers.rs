@@ -17,7 +17,9 @@ async fn bytes_headers_and_wildcards() {
     let world = World::new().await;
     let node = world.node(NodeConfig::default()).await;
     // The second subject overlaps with the first, the third is there twice: still one call for each message.
-    world.deploy(&node, "echo", "echo", &["greet.*", "greet.>", "other", "other"]).await;
+    world
+        .deploy(&node, "echo", "echo", &["greet.*", "greet.>", "other", "other"])
+        .await;
     let all: Vec<u8> = (0..=255).collect();
     let mut headers = HeaderMap::new();
     headers.append("X-One", "1");
@@ -25,7 +27,12 @@ async fn bytes_headers_and_wildcards() {
     let request = async_nats::Request::new().payload(all.clone().into()).headers(headers);
     let reply = world.client.send_request("greet.you", request).await.unwrap();
     assert_eq!(reply.payload, all);
-    let echoed: Vec<_> = reply.headers.unwrap().get_all("X-One").map(|value| value.as_str().to_owned()).collect();
+    let echoed: Vec<_> = reply
+        .headers
+        .unwrap()
+        .get_all("X-One")
+        .map(|value| value.as_str().to_owned())
+        .collect();
     assert_eq!(echoed, ["1", "2"]);
 
     let large = Bytes::from(vec![7; 1_000_000]);
@@ -36,7 +43,11 @@ async fn bytes_headers_and_wildcards() {
     let inbox = world.client.new_inbox();
     let mut replies = world.listen(&inbox).await;
     for subject in ["greet.x", "other"] {
-        world.client.publish_with_reply(subject, inbox.clone(), subject.into()).await.unwrap();
+        world
+            .client
+            .publish_with_reply(subject, inbox.clone(), subject.into())
+            .await
+            .unwrap();
     }
     let mut bodies = [next(&mut replies).await.payload, next(&mut replies).await.payload];
     bodies.sort();
@@ -52,14 +63,21 @@ async fn bytes_headers_and_wildcards() {
 #[tokio::test]
 async fn two_nodes_share_the_work() {
     let world = World::new().await;
-    let nodes = [world.node(NodeConfig::default()).await, world.node(NodeConfig::default()).await];
+    let nodes = [
+        world.node(NodeConfig::default()).await,
+        world.node(NodeConfig::default()).await,
+    ];
     world.deploy(&nodes[0], "word", "word a", &["word"]).await;
     world.deploy(&nodes[1], "word", "word b", &["word"]).await;
 
     let inbox = world.client.new_inbox();
     let mut replies = world.listen(&inbox).await;
     for _ in 0..1_000 {
-        world.client.publish_with_reply("word", inbox.clone(), Bytes::new()).await.unwrap();
+        world
+            .client
+            .publish_with_reply("word", inbox.clone(), Bytes::new())
+            .await
+            .unwrap();
     }
     let mut served = BTreeMap::<Bytes, u32>::new();
     for _ in 0..1_000 {
@@ -86,8 +104,13 @@ async fn every_failure_is_an_answer() {
         reply
     };
     let error = |reply: &Message| {
-        ["Nats-Service-Error-Code", "Nex-Error-Kind", "Nats-Service-Error", "Nex-Error-Name"]
-            .map(|name| header(reply, name).unwrap_or_default().to_owned())
+        [
+            "Nats-Service-Error-Code",
+            "Nex-Error-Kind",
+            "Nats-Service-Error",
+            "Nex-Error-Name",
+        ]
+        .map(|name| header(reply, name).unwrap_or_default().to_owned())
     };
     assert_eq!(
         error(&failure("throw").await),
@@ -99,15 +122,26 @@ async fn every_failure_is_an_answer() {
         [
             "413",
             "payload_too_large",
-            &format!("the reply has {} bytes with its headers, the server takes {limit}", limit + 1),
+            &format!(
+                "the reply has {} bytes with its headers, the server takes {limit}",
+                limit + 1
+            ),
             ""
         ]
     );
     assert_eq!(
         error(&failure("header").await),
-        ["500", "exception", "reply header \"X-Bad\" has a name or value that NATS does not allow", ""]
+        [
+            "500",
+            "exception",
+            "reply header \"X-Bad\" has a name or value that NATS does not allow",
+            ""
+        ]
     );
-    assert_eq!(error(&failure("forget").await), ["503", "not_ready", "the call was abandoned by the engine", ""]);
+    assert_eq!(
+        error(&failure("forget").await),
+        ["503", "not_ready", "the call was abandoned by the engine", ""]
+    );
 }
 
 #[tokio::test]
@@ -117,7 +151,11 @@ async fn a_stream_ends_with_an_empty_reply() {
     world.deploy(&node, "stream", "stream", &["stream"]).await;
     let inbox = world.client.new_inbox();
     let mut replies = world.listen(&inbox).await;
-    world.client.publish_with_reply("stream", inbox, Bytes::new()).await.unwrap();
+    world
+        .client
+        .publish_with_reply("stream", inbox, Bytes::new())
+        .await
+        .unwrap();
     for expected in ["1", "2", "3", ""] {
         assert_eq!(next(&mut replies).await.payload, expected);
     }
@@ -129,7 +167,9 @@ async fn a_failure_nobody_waits_for_is_an_event_and_a_log_line() {
     let node = world.node(NodeConfig::default()).await;
     let workload = world.deploy(&node, "throw", "throw", &["bad.*"]).await.id;
     let mut events = world.listen("$NEX.events.default.function_exec_failed").await;
-    let mut logs = world.listen(&format!("$NEX.logs.default.{}.throw.{workload}", node.id())).await;
+    let mut logs = world
+        .listen(&format!("$NEX.logs.default.{}.throw.{workload}", node.id()))
+        .await;
     world.client.publish("bad.thing", Bytes::new()).await.unwrap();
 
     let (_, event) = next_json(&mut events).await;
@@ -173,7 +213,10 @@ async fn what_functions_log_and_successes_on_demand() {
     assert_eq!(world.call("log", "").await.payload, "");
     let (subject, log) = next_json(&mut logs).await;
     assert_eq!(subject, format!("$NEX.logs.default.{}.log.{workload}", node.id()));
-    assert_eq!(log, json!({"text": "hello from the function", "level": "WARN", "id": workload}));
+    assert_eq!(
+        log,
+        json!({"text": "hello from the function", "level": "WARN", "id": workload})
+    );
     let (subject, event) = next_json(&mut events).await;
     assert_eq!(subject, "$NEX.events.default.function_exec_succeeded");
     assert_eq!(event["data"]["trigger_subject"], "log");
@@ -196,7 +239,10 @@ async fn replacement_loses_nothing() {
         let (client, inbox) = (world.client.clone(), inbox.clone());
         async move {
             for _ in 0..CALLS {
-                client.publish_with_reply("word", inbox.clone(), Bytes::new()).await.unwrap();
+                client
+                    .publish_with_reply("word", inbox.clone(), Bytes::new())
+                    .await
+                    .unwrap();
                 tokio::task::yield_now().await;
             }
         }
@@ -220,12 +266,15 @@ async fn connections_of_their_own() {
             TENANT { users: [{user: tenant, password: t}] }
             GUEST { users: [{user: guest, password: g}] }
         }\n"
-            .to_owned(),
+        .to_owned(),
         ..Options::default()
     };
     let world = World::with_server(options, "node:n@").await;
     let at = |user: &str| world.server.url().replace("://", &format!("://{user}@"));
-    let connection = |user: &str| NatsConnection { nats_url: at(user), ..NatsConnection::default() };
+    let connection = |user: &str| NatsConnection {
+        nats_url: at(user),
+        ..NatsConnection::default()
+    };
     let mut config = NodeConfig::default();
     config.host_services_config.nats = connection("tenant:t");
     let node = world.node(config).await;
@@ -238,9 +287,17 @@ async fn connections_of_their_own() {
     request.trigger_connection = Some(connection("guest:g"));
     world.control().deploy(node.id(), &request).await.unwrap();
 
-    for (user, subject, expected) in [("tenant:t", "word", "tenant"), ("guest:g", "word", "guest"), ("guest:g", "split", "split")] {
+    for (user, subject, expected) in [
+        ("tenant:t", "word", "tenant"),
+        ("guest:g", "word", "guest"),
+        ("guest:g", "split", "split"),
+    ] {
         let client = connect(&at(user)).await;
-        assert_eq!(client.request(subject, Bytes::new()).await.unwrap().payload, expected, "{user}");
+        assert_eq!(
+            client.request(subject, Bytes::new()).await.unwrap().payload,
+            expected,
+            "{user}"
+        );
     }
     assert!(world.client.request("word", Bytes::new()).await.is_err());
 }

@@ -72,7 +72,9 @@ async fn a_request_works_once() {
     let cloned = "Invalid stop request: stop claims appear to be cloned or captured from the original start claims. \
                   Rejecting for security reasons";
     assert_eq!(refusal(control.stop(node.id(), &stop).await), cloned);
-    stop.workload_jwt = Claims::for_stop(&first.id).sign_at(&world.issuer, claims.issued_at).unwrap();
+    stop.workload_jwt = Claims::for_stop(&first.id)
+        .sign_at(&world.issuer, claims.issued_at)
+        .unwrap();
     assert_eq!(refusal(control.stop(node.id(), &stop).await), cloned);
     world.stop(&node, &first.id).await.unwrap();
     assert!(refusal(control.deploy(node.id(), &request).await).contains("have been used before"));
@@ -105,7 +107,10 @@ async fn any_issuer_unless_listed_and_only_the_starter_stops() {
 async fn the_sealed_environment_reaches_the_function() {
     let world = World::new().await;
     let node = world.node(NodeConfig::default()).await;
-    let variables = BTreeMap::from([("GREETING".to_owned(), "grüß".to_owned()), ("EMPTY".to_owned(), String::new())]);
+    let variables = BTreeMap::from([
+        ("GREETING".to_owned(), "grüß".to_owned()),
+        ("EMPTY".to_owned(), String::new()),
+    ]);
     let mut request = world.request(&node, "vars", "vars", &["vars"]).await;
     request.environment = environment::seal(&variables, &world.xkey, node.public_xkey()).unwrap();
     world.control().deploy(node.id(), &request).await.unwrap();
