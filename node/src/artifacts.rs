@@ -92,8 +92,16 @@ pub(crate) struct Artifacts {
 impl Artifacts {
     /// `max_bytes`: limit of one artefact, or 0. `cache_bytes`: what is kept.
     pub(crate) fn new(client: Client, max_bytes: u64, cache_bytes: u64) -> Self {
-        let limit = if max_bytes == 0 { MAX_ARTIFACT_BYTES } else { max_bytes.min(MAX_ARTIFACT_BYTES) };
-        let cache = Mutex::new(Cache { capacity: cache_bytes, size: 0, entries: VecDeque::new() });
+        let limit = if max_bytes == 0 {
+            MAX_ARTIFACT_BYTES
+        } else {
+            max_bytes.min(MAX_ARTIFACT_BYTES)
+        };
+        let cache = Mutex::new(Cache {
+            capacity: cache_bytes,
+            size: 0,
+            entries: VecDeque::new(),
+        });
         Self { client, limit, cache }
     }
 
@@ -106,12 +114,14 @@ impl Artifacts {
         signed: Hash,
     ) -> Result<Artifact, ArtifactError> {
         let download = self.download(location, js_domain, signed);
-        tokio::time::timeout(DOWNLOAD_PATIENCE, download).await.unwrap_or_else(|_| {
-            Err(ArtifactError::Download {
-                location: location.clone(),
-                reason: format!("it took longer than {DOWNLOAD_PATIENCE:?}"),
+        tokio::time::timeout(DOWNLOAD_PATIENCE, download)
+            .await
+            .unwrap_or_else(|_| {
+                Err(ArtifactError::Download {
+                    location: location.clone(),
+                    reason: format!("it took longer than {DOWNLOAD_PATIENCE:?}"),
+                })
             })
-        })
     }
 
     async fn download(
@@ -137,11 +147,17 @@ impl Artifacts {
                 check_hash(found, signed)?;
             }
             if let Some(bytes) = self.cache.lock().get(signed) {
-                return Ok(Artifact { bytes, hash: HEXLOWER.encode(&signed) });
+                return Ok(Artifact {
+                    bytes,
+                    hash: HEXLOWER.encode(&signed),
+                });
             }
         }
 
-        let object = store.get(&location.key).await.map_err(|error| failed(location, &error))?;
+        let object = store
+            .get(&location.key)
+            .await
+            .map_err(|error| failed(location, &error))?;
         if is_link {
             size = u64::try_from(object.info().size).unwrap_or(u64::MAX);
             self.check_size(size)?;
@@ -157,7 +173,10 @@ impl Artifacts {
 
         let bytes = Bytes::from(content);
         self.cache.lock().insert(signed, bytes.clone());
-        Ok(Artifact { bytes, hash: HEXLOWER.encode(&signed) })
+        Ok(Artifact {
+            bytes,
+            hash: HEXLOWER.encode(&signed),
+        })
     }
 
     async fn open(&self, location: &Location, js_domain: Option<&str>) -> Result<ObjectStore, ArtifactError> {
@@ -166,7 +185,9 @@ impl Artifacts {
             None => jetstream::new(self.client.clone()),
         };
         context.get_object_store(&location.bucket).await.map_err(|error| {
-            let cause = error.source().and_then(|source| source.downcast_ref::<GetStreamError>());
+            let cause = error
+                .source()
+                .and_then(|source| source.downcast_ref::<GetStreamError>());
             match cause.map(GetStreamError::kind) {
                 Some(GetStreamErrorKind::JetStream(answer)) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => {
                     ArtifactError::NoBucket(location.bucket.clone())
@@ -179,7 +200,10 @@ impl Artifacts {
 
     fn check_size(&self, size: u64) -> Result<(), ArtifactError> {
         if size > self.limit {
-            return Err(ArtifactError::TooLarge { size, limit: self.limit });
+            return Err(ArtifactError::TooLarge {
+                size,
+                limit: self.limit,
+            });
         }
         Ok(())
     }
@@ -187,17 +211,26 @@ impl Artifacts {
 
 fn check_hash(found: Hash, signed: Hash) -> Result<(), ArtifactError> {
     if found != signed {
-        return Err(ArtifactError::Hash { found: HEXLOWER.encode(&found), signed: HEXLOWER.encode(&signed) });
+        return Err(ArtifactError::Hash {
+            found: HEXLOWER.encode(&found),
+            signed: HEXLOWER.encode(&signed),
+        });
     }
     Ok(())
 }
 
 fn no_object(location: &Location) -> ArtifactError {
-    ArtifactError::NoObject { bucket: location.bucket.clone(), key: location.key.clone() }
+    ArtifactError::NoObject {
+        bucket: location.bucket.clone(),
+        key: location.key.clone(),
+    }
 }
 
 fn failed(location: &Location, error: &dyn StdError) -> ArtifactError {
-    ArtifactError::Download { location: location.clone(), reason: error.to_string() }
+    ArtifactError::Download {
+        location: location.clone(),
+        reason: error.to_string(),
+    }
 }
 
 /// Artefacts by hash, most recently used last.
@@ -241,7 +274,11 @@ mod tests {
 
     #[test]
     fn the_cache_keeps_what_was_used_last() {
-        let mut cache = Cache { capacity: 10, size: 0, entries: VecDeque::new() };
+        let mut cache = Cache {
+            capacity: 10,
+            size: 0,
+            entries: VecDeque::new(),
+        };
         let (a, b, c) = ([1; 32], [2; 32], [3; 32]);
         cache.insert(a, Bytes::from_static(b"12345"));
         cache.insert(b, Bytes::from_static(b"1234"));

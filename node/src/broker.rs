@@ -30,21 +30,26 @@ impl WorkloadNats {
     pub(crate) fn new(outbound: Outbound) -> Self {
         let client = outbound.client().clone();
         let jetstream = jetstream::new(client.clone());
-        Self { outbound, services: Nats::new(client, jetstream, Handle::current()) }
+        Self {
+            outbound,
+            services: Nats::new(client, jetstream, Handle::current()),
+        }
     }
 
     /// Makes a connection as a configuration or a request says. Without a URL it goes where `node` is connected.
-    pub(crate) async fn connect(
-        settings: &NatsConnection,
-        node: &Client,
-        name: &str,
-    ) -> Result<Self, ConnectionError> {
-        let url = if settings.nats_url.is_empty() { first_server(node).await } else { settings.nats_url.clone() };
+    pub(crate) async fn connect(settings: &NatsConnection, node: &Client, name: &str) -> Result<Self, ConnectionError> {
+        let url = if settings.nats_url.is_empty() {
+            first_server(node).await
+        } else {
+            settings.nats_url.clone()
+        };
         let mut connection = Connection::to(&url, name)?;
         connection.timeout = CONNECT_PATIENCE;
         if !settings.nats_user_jwt.is_empty() {
-            connection.auth =
-                Auth::Jwt { jwt: settings.nats_user_jwt.clone(), seed: settings.nats_user_seed.clone() };
+            connection.auth = Auth::Jwt {
+                jwt: settings.nats_user_jwt.clone(),
+                seed: settings.nats_user_seed.clone(),
+            };
         }
         Ok(Self::new(Outbound::new(connection.connect().await?)))
     }

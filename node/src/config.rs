@@ -109,9 +109,9 @@ pub struct EventsConfig {
 impl Default for NodeConfig {
     fn default() -> Self {
         Self {
-            machine_pool_size: const { non_zero(1) },
-            agent_handshake_timeout_ms: const { non_zero(5_000) },
-            agent_ping_timeout_ms: const { non_zero(750) },
+            machine_pool_size: const { NonZeroU32::new(1).unwrap() },
+            agent_handshake_timeout_ms: const { NonZeroU32::new(5_000).unwrap() },
+            agent_ping_timeout_ms: const { NonZeroU32::new(750).unwrap() },
             no_sandbox: true,
             nexus: "nexus".to_owned(),
             tags: BTreeMap::new(),
@@ -125,7 +125,7 @@ impl Default for NodeConfig {
             events: EventsConfig::default(),
             state_dir: None,
             artifact_cache_bytes: 64 << 20,
-            claims_max_age_s: const { non_zero(3_600) },
+            claims_max_age_s: const { NonZeroU32::new(3_600).unwrap() },
             shutdown_grace_ms: 30_000,
         }
     }
@@ -135,20 +135,19 @@ impl Default for FunctionLimits {
     fn default() -> Self {
         Self {
             wall_time_ms: const { NonZeroU64::new(30_000).unwrap() },
-            queue_depth: const { non_zero(1_024) },
-            concurrency: const { non_zero(64) },
+            queue_depth: const { NonZeroU32::new(1_024).unwrap() },
+            concurrency: const { NonZeroU32::new(64).unwrap() },
         }
     }
 }
 
 impl Default for EventsConfig {
     fn default() -> Self {
-        Self { function_exec_succeeded: false, heartbeat_interval_ms: const { non_zero(30_000) } }
+        Self {
+            function_exec_succeeded: false,
+            heartbeat_interval_ms: const { NonZeroU32::new(30_000).unwrap() },
+        }
     }
-}
-
-const fn non_zero(value: u32) -> NonZeroU32 {
-    NonZeroU32::new(value).unwrap()
 }
 
 impl FunctionLimits {
@@ -197,7 +196,10 @@ impl NodeConfig {
     /// # Errors
     /// [`ConfigError`], naming the file or the key.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let json = std::fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let json = std::fs::read(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         Self::from_json(&json)
     }
 
@@ -223,7 +225,12 @@ impl NodeConfig {
     /// # Errors
     /// [`ConfigError::Key`]
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let key = |key: &str, reason: String| Err(ConfigError::Key { key: key.to_owned(), reason });
+        let key = |key: &str, reason: String| {
+            Err(ConfigError::Key {
+                key: key.to_owned(),
+                reason,
+            })
+        };
         if !self.no_sandbox {
             return key(
                 "no_sandbox",
@@ -231,7 +238,10 @@ impl NodeConfig {
             );
         }
         if self.workload_types.is_empty() {
-            return key("workload_types", "is empty, expected at least one type such as \"v8\"".to_owned());
+            return key(
+                "workload_types",
+                "is empty, expected at least one type such as \"v8\"".to_owned(),
+            );
         }
         for issuer in &self.valid_issuers {
             let parsed = KeyPair::from_public_key(issuer);

@@ -32,11 +32,7 @@ pub enum EnvironmentError {
 ///
 /// # Errors
 /// [`EnvironmentError::PublicKey`] if the recipient is no public xkey.
-pub fn seal(
-    environment: &Environment,
-    sender: &XKey,
-    recipient_public_key: &str,
-) -> Result<String, EnvironmentError> {
+pub fn seal(environment: &Environment, sender: &XKey, recipient_public_key: &str) -> Result<String, EnvironmentError> {
     let recipient = public_key(recipient_public_key)?;
     let sealed = sender
         .seal(&serde_json::to_vec(environment)?, &recipient)
@@ -48,11 +44,7 @@ pub fn seal(
 ///
 /// # Errors
 /// [`EnvironmentError`]
-pub fn open(
-    sealed: &str,
-    recipient: &XKey,
-    sender_public_key: &str,
-) -> Result<Environment, EnvironmentError> {
+pub fn open(sealed: &str, recipient: &XKey, sender_public_key: &str) -> Result<Environment, EnvironmentError> {
     let sender = public_key(sender_public_key)?;
     let plain = recipient
         .open(&STANDARD.decode(sealed)?, &sender)

@@ -36,7 +36,10 @@ struct CloudEvent<'a> {
 
 impl Events {
     pub(crate) fn new(outbound: Outbound, node_id: &str) -> Self {
-        Self { outbound, node_id: node_id.into() }
+        Self {
+            outbound,
+            node_id: node_id.into(),
+        }
     }
 
     /// An agent has become ready.

@@ -88,16 +88,26 @@ impl Identity {
         let node = KeyPair::from_seed(&seed)
             .ok()
             .filter(|key| key.key_pair_type() == KeyPairType::Server)
-            .ok_or(IdentityError::Key { path: node_path, expected: "the seed of a server key (SN…)" })?;
+            .ok_or(IdentityError::Key {
+                path: node_path,
+                expected: "the seed of a server key (SN…)",
+            })?;
         let xkey_path = state_dir.join("node.xk");
         let seed = read_or_create(&xkey_path, || XKey::new().seed().ok())?;
-        let xkey = XKey::from_seed(&seed)
-            .map_err(|_| IdentityError::Key { path: xkey_path, expected: "the seed of a curve key (SX…)" })?;
+        let xkey = XKey::from_seed(&seed).map_err(|_| IdentityError::Key {
+            path: xkey_path,
+            expected: "the seed of a curve key (SX…)",
+        })?;
         Ok(Self::new(node, xkey, Some(lock)))
     }
 
     fn new(node: KeyPair, xkey: XKey, lock: Option<File>) -> Self {
-        Self { id: node.public_key(), public_xkey: xkey.public_key(), xkey, _lock: lock }
+        Self {
+            id: node.public_key(),
+            public_xkey: xkey.public_key(),
+            xkey,
+            _lock: lock,
+        }
     }
 
     /// The node's ID: its public server key, `N…`.
@@ -121,7 +131,10 @@ impl Identity {
 
 /// A seed file, readable by its owner only. A new one appears whole or not at all.
 fn read_or_create(path: &Path, make: impl FnOnce() -> Option<String>) -> Result<String, IdentityError> {
-    let io = |source| IdentityError::Io { path: path.to_owned(), source };
+    let io = |source| IdentityError::Io {
+        path: path.to_owned(),
+        source,
+    };
     match fs::read_to_string(path) {
         Ok(seed) => return Ok(seed.trim().to_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -169,7 +182,10 @@ mod tests {
     fn a_damaged_key_is_not_replaced() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("node.nk"), "SUnonsense").unwrap();
-        assert!(matches!(Identity::persistent(folder.path()), Err(IdentityError::Key { .. })));
+        assert!(matches!(
+            Identity::persistent(folder.path()),
+            Err(IdentityError::Key { .. })
+        ));
         assert_eq!(fs::read(folder.path().join("node.nk")).unwrap(), b"SUnonsense");
     }
 }

@@ -108,7 +108,10 @@ impl Node {
         config.validate()?;
         let supported = engine.workload_types();
         if let Some(missing) = config.workload_types.iter().find(|t| !supported.contains(&t.as_str())) {
-            return Err(NodeError::WorkloadType { workload_type: missing.clone(), supported });
+            return Err(NodeError::WorkloadType {
+                workload_type: missing.clone(),
+                supported,
+            });
         }
         let identity = match &config.state_dir {
             Some(folder) => Identity::persistent(folder)?,
@@ -119,7 +122,9 @@ impl Node {
         let workload_nats = if own.is_empty() {
             WorkloadNats::new(outbound.clone())
         } else {
-            WorkloadNats::connect(own, &client, "nex-hostservices").await.map_err(NodeError::HostServices)?
+            WorkloadNats::connect(own, &client, "nex-hostservices")
+                .await
+                .map_err(NodeError::HostServices)?
         };
         let shared = Arc::new(Shared {
             events: Events::new(outbound.clone(), identity.id()),
@@ -142,7 +147,10 @@ impl Node {
             outbound,
             workload_nats,
         });
-        let node = Self { _end: shared.end.clone().drop_guard(), shared };
+        let node = Self {
+            _end: shared.end.clone().drop_guard(),
+            shared,
+        };
         listener::listen(&node.shared).await?;
         node.shared.tasks.spawn(heartbeat(node.shared.clone()));
         node.shared.announce_start();
@@ -194,16 +202,26 @@ impl Node {
         shared.end.cancel();
         let workloads = shared.registry.close();
         let grace = Duration::from_millis(shared.config.shutdown_grace_ms);
-        let stopping = workloads.into_iter().map(|workload| shared.stop(workload, grace, "Node is shutting down"));
-        let mut graceful = futures::future::join_all(stopping).await.into_iter().all(|answered| answered);
+        let stopping = workloads
+            .into_iter()
+            .map(|workload| shared.stop(workload, grace, "Node is shutting down"));
+        let mut graceful = futures::future::join_all(stopping)
+            .await
+            .into_iter()
+            .all(|answered| answered);
 
         // Among them are calls of workloads that were stopped just before.
         shared.tasks.close();
-        if tokio::time::timeout(grace.max(LAST_WORDS), shared.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(grace.max(LAST_WORDS), shared.tasks.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!("requests were still in progress when the node stopped");
             graceful = false;
         }
-        shared.events.node("node_stopped", &json!({ "id": self.id(), "graceful": graceful }));
+        shared
+            .events
+            .node("node_stopped", &json!({ "id": self.id(), "graceful": graceful }));
         flush(&shared.workload_nats.outbound).await;
         flush(&shared.outbound).await;
         graceful
@@ -217,15 +235,20 @@ impl Shared {
 
     fn announce_start(&self) {
         let tags = self.tags.lock().clone();
-        self.events.node("node_started", &json!({ "version": VERSION, "id": self.identity.id(), "tags": tags }));
+        self.events.node(
+            "node_started",
+            &json!({ "version": VERSION, "id": self.identity.id(), "tags": tags }),
+        );
         tracing::info!(node.id = self.identity.id(), version = VERSION, "node awaits commands");
     }
 
     fn enter_lame_duck(&self) {
         if !self.lame_duck.swap(true, Ordering::AcqRel) {
             self.tags.lock().insert("nex.lameduck".to_owned(), "true".to_owned());
-            self.events
-                .node("node_entered_lameduck", &json!({ "version": VERSION, "id": self.identity.id() }));
+            self.events.node(
+                "node_entered_lameduck",
+                &json!({ "version": VERSION, "id": self.identity.id() }),
+            );
         }
     }
 
@@ -243,7 +266,11 @@ impl Shared {
     async fn finish(&self, workload: Arc<Workload>, grace: Duration, reason: &str) -> bool {
         let answered = workload.triggers.answered(grace).await;
         if !answered {
-            tracing::warn!(workload.id, workload.name, "calls were still in flight when the workload ended");
+            tracing::warn!(
+                workload.id,
+                workload.name,
+                "calls were still in flight when the workload ended"
+            );
         }
         flush(&workload.outbound).await;
         workload.reporter.emit(
@@ -263,7 +290,12 @@ async fn flush(outbound: &Outbound) {
 
 async fn heartbeat(shared: Arc<Shared>) {
     let period = Duration::from_millis(shared.config.events.heartbeat_interval_ms.get().into());
-    while shared.end.run_until_cancelled(tokio::time::sleep(period)).await.is_some() {
+    while shared
+        .end
+        .run_until_cancelled(tokio::time::sleep(period))
+        .await
+        .is_some()
+    {
         let tags = shared.tags.lock().clone();
         shared.events.node(
             "heartbeat",
@@ -283,7 +315,8 @@ async fn heartbeat(shared: Arc<Shared>) {
 /// The configured tags and the built-in ones.
 fn tags(config: &NodeConfig, node_id: &str) -> BTreeMap<String, String> {
     let mut tags = config.tags.clone();
-    tags.entry("node_name".to_owned()).or_insert_with(|| made_up_name(node_id));
+    tags.entry("node_name".to_owned())
+        .or_insert_with(|| made_up_name(node_id));
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     tags.insert("nex.os".to_owned(), discovery::go_os().to_owned());
     tags.insert("nex.arch".to_owned(), discovery::go_arch().to_owned());
@@ -305,7 +338,10 @@ fn made_up_name(node_id: &str) -> String {
         "marten", "newt", "otter", "plover", "wren",
     ];
     let pick = |words: &[&'static str; 16], salt: usize| {
-        let sum = node_id.bytes().skip(1).fold(salt, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let sum = node_id
+            .bytes()
+            .skip(1)
+            .fold(salt, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
         words[sum % words.len()]
     };
     format!("{}-{}", pick(&FIRST, 0), pick(&SECOND, 7))

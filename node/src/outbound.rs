@@ -38,7 +38,11 @@ impl Outbound {
     pub(crate) fn new(client: Client) -> Self {
         let (overflow, mut messages) = mpsc::channel(OVERFLOW);
         let waiting = Arc::new(Waiting::default());
-        let outbound = Self { client: client.clone(), overflow, waiting: waiting.clone() };
+        let outbound = Self {
+            client: client.clone(),
+            overflow,
+            waiting: waiting.clone(),
+        };
         tokio::spawn(async move {
             while let Some(message) = messages.recv().await {
                 if let Err(error) = client.publish_message(message).await {
@@ -59,7 +63,12 @@ impl Outbound {
 
     /// Sends a message, now or as soon as there is room.
     pub(crate) fn send(&self, subject: Subject, headers: Option<HeaderMap>, payload: Bytes) {
-        let message = OutboundMessage { subject, reply: None, payload, headers };
+        let message = OutboundMessage {
+            subject,
+            reply: None,
+            payload,
+            headers,
+        };
         if self.waiting.count.load(Ordering::Acquire) == 0 {
             match self.client.publish_message(message.clone()).now_or_never() {
                 Some(Ok(())) => return,
@@ -97,7 +106,9 @@ pub(crate) fn wire_len(headers: Option<&HeaderMap>, payload: &[u8]) -> usize {
     let headers = headers.map_or(0, |headers| {
         let lines = headers.iter().flat_map(|(name, values)| {
             let name: &str = name.as_ref();
-            values.iter().map(move |value| name.len() + value.as_str().len() + ": \r\n".len())
+            values
+                .iter()
+                .map(move |value| name.len() + value.as_str().len() + ": \r\n".len())
         });
         "NATS/1.0\r\n\r\n".len() + lines.sum::<usize>()
     });

@@ -103,11 +103,15 @@ impl Reporter {
         self.emit("function_exec_failed", &data);
         let text = error.stack.as_ref().unwrap_or(&error.message);
         let text = format!("call on {trigger_subject} failed ({}): {text}", error.kind);
-        self.log(LogLine { level: LogLevel::Error, text: text.chars().take(MAX_LOG_LINE).collect() });
+        self.log(LogLine {
+            level: LogLevel::Error,
+            text: text.chars().take(MAX_LOG_LINE).collect(),
+        });
     }
 
     pub(crate) fn emit(&self, event_type: &str, data: &serde_json::Value) {
-        self.events.workload(&self.workload.namespace, &self.workload.id, event_type, data);
+        self.events
+            .workload(&self.workload.namespace, &self.workload.id, event_type, data);
     }
 
     fn count(&self, elapsed: Duration) {
@@ -118,7 +122,11 @@ impl Reporter {
 
 impl LogSink for Reporter {
     fn log(&self, line: LogLine) {
-        let log = RawLog { text: line.text, level: line.level.as_str().to_owned(), id: self.workload.id.clone() };
+        let log = RawLog {
+            text: line.text,
+            level: line.level.as_str().to_owned(),
+            id: self.workload.id.clone(),
+        };
         match serde_json::to_vec(&log) {
             Ok(json) => self.outbound.send(self.logs.clone(), None, json.into()),
             Err(error) => tracing::error!(%error, "log line not sent"),
@@ -159,7 +167,10 @@ struct Throttle {
 impl Throttle {
     /// Whether this one may pass; if so, with how many have not since the last that did.
     fn allow(&mut self, now: Instant) -> Option<u64> {
-        if self.window.is_none_or(|start| now.duration_since(start) >= Duration::from_secs(1)) {
+        if self
+            .window
+            .is_none_or(|start| now.duration_since(start) >= Duration::from_secs(1))
+        {
             self.window = Some(now);
             self.passed = 0;
         }

@@ -65,6 +65,9 @@ mod tests {
     #[test]
     fn instants() {
         let now = now();
-        assert!(now.len() >= "2024-01-01T00:00:00Z".len() && now.ends_with('Z') && now.contains('T'), "{now}");
+        assert!(
+            now.len() >= "2024-01-01T00:00:00Z".len() && now.ends_with('Z') && now.contains('T'),
+            "{now}"
+        );
     }
 }

@@ -52,8 +52,11 @@ impl Triggers {
         queue_group: &str,
         subjects: &[String],
     ) -> Result<Self, async_nats::SubscribeError> {
-        let triggers =
-            Self { drain: CancellationToken::new(), subscriptions: TaskTracker::new(), calls: TaskTracker::new() };
+        let triggers = Self {
+            drain: CancellationToken::new(),
+            subscriptions: TaskTracker::new(),
+            calls: TaskTracker::new(),
+        };
         let client = target.outbound.client();
         for subject in subjects {
             let subscriber = client.queue_subscribe(subject.clone(), queue_group.to_owned()).await?;
@@ -64,7 +67,9 @@ impl Triggers {
                 drain: triggers.drain.clone(),
             };
             let span = tracing::debug_span!("trigger", subject);
-            triggers.subscriptions.spawn(subscription.run(subscriber).instrument(span));
+            triggers
+                .subscriptions
+                .spawn(subscription.run(subscriber).instrument(span));
         }
         round_trip(client).await;
         Ok(triggers)
@@ -74,7 +79,10 @@ impl Triggers {
     pub(crate) async fn drain(&self) {
         self.drain.cancel();
         self.subscriptions.close();
-        if tokio::time::timeout(SERVER_PATIENCE, self.subscriptions.wait()).await.is_err() {
+        if tokio::time::timeout(SERVER_PATIENCE, self.subscriptions.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!("the server did not confirm the end of a subscription in time");
         }
     }
@@ -148,7 +156,9 @@ fn headers(headers: &async_nats::HeaderMap) -> Headers {
     headers
         .iter()
         .flat_map(|(name, values)| {
-            values.iter().map(|value| (AsRef::<str>::as_ref(name).to_owned(), value.as_str().to_owned()))
+            values
+                .iter()
+                .map(|value| (AsRef::<str>::as_ref(name).to_owned(), value.as_str().to_owned()))
         })
         .collect()
 }

@@ -42,20 +42,47 @@ fn every_mistake_is_named() {
         ("", "not JSON"),
         ("null", "not a JSON object"),
         ("[1]", "not a JSON object"),
-        (r#"{"kernel_path": "x"}"#, "configuration key `kernel_path`: unknown field"),
-        (r#"{"machine_pool_size": 0}"#, "configuration key `machine_pool_size`: invalid value: integer `0`"),
-        (r#"{"machine_pool_size": "two"}"#, "configuration key `machine_pool_size`: invalid type"),
-        (r#"{"limits": {"wall_time": 1}}"#, "configuration key `limits.wall_time`: unknown field"),
+        (
+            r#"{"kernel_path": "x"}"#,
+            "configuration key `kernel_path`: unknown field",
+        ),
+        (
+            r#"{"machine_pool_size": 0}"#,
+            "configuration key `machine_pool_size`: invalid value: integer `0`",
+        ),
+        (
+            r#"{"machine_pool_size": "two"}"#,
+            "configuration key `machine_pool_size`: invalid type",
+        ),
+        (
+            r#"{"limits": {"wall_time": 1}}"#,
+            "configuration key `limits.wall_time`: unknown field",
+        ),
         (r#"{"limits": 5}"#, "configuration key `limits`: invalid type"),
         (
             r#"{"tags": {}, "host_services_config": {"services": {"kv": {"config": {"max_bytes": -1}}}}}"#,
             "configuration key `host_services_config.services.kv.config.max_bytes`: invalid value",
         ),
-        (r#"{"no_sandbox": false}"#, "configuration key `no_sandbox`: this node has no virtual machines"),
-        (r#"{"workload_types": []}"#, "configuration key `workload_types`: is empty"),
-        (r#"{"valid_issuers": ["UABC"]}"#, "configuration key `valid_issuers`: `UABC` is not a public account key"),
-        (r#"{"deny_trigger_subjects": ["a..b"]}"#, "configuration key `deny_trigger_subjects`: subject `a..b`"),
-        (r#"{"tags": {"nex.os": "plan9"}}"#, "configuration key `tags`: `nex.os` is reserved"),
+        (
+            r#"{"no_sandbox": false}"#,
+            "configuration key `no_sandbox`: this node has no virtual machines",
+        ),
+        (
+            r#"{"workload_types": []}"#,
+            "configuration key `workload_types`: is empty",
+        ),
+        (
+            r#"{"valid_issuers": ["UABC"]}"#,
+            "configuration key `valid_issuers`: `UABC` is not a public account key",
+        ),
+        (
+            r#"{"deny_trigger_subjects": ["a..b"]}"#,
+            "configuration key `deny_trigger_subjects`: subject `a..b`",
+        ),
+        (
+            r#"{"tags": {"nex.os": "plan9"}}"#,
+            "configuration key `tags`: `nex.os` is reserved",
+        ),
         (
             r#"{"host_services_config": {"nats": {"nats_user_jwt": "x"}}}"#,
             "configuration key `host_services_config.nats`",

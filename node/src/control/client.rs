@@ -11,8 +11,8 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use super::messages::{
-    AuctionRequest, AuctionResponse, DeployRequest, DeployResponse, InfoResponse, LameDuckResponse,
-    PingResponse, StopRequest, StopResponse, WorkloadPingResponse,
+    AuctionRequest, AuctionResponse, DeployRequest, DeployResponse, InfoResponse, LameDuckResponse, PingResponse,
+    StopRequest, StopResponse, WorkloadPingResponse,
 };
 use super::subjects;
 
@@ -107,7 +107,8 @@ impl ControlClient {
     /// # Errors
     /// [`ControlError`]
     pub async fn ping_node(&self, node_id: &str) -> Result<PingResponse, ControlError> {
-        self.request(subjects::ping(token("node ID", node_id)?), Vec::new()).await
+        self.request(subjects::ping(token("node ID", node_id)?), Vec::new())
+            .await
     }
 
     /// Nodes that fit. Gathers for the whole timeout, or until `expected` have answered.
@@ -119,7 +120,8 @@ impl ControlClient {
         request: &AuctionRequest,
         expected: Option<usize>,
     ) -> Result<Vec<AuctionResponse>, ControlError> {
-        self.gather(subjects::AUCTION.to_owned(), encode(request)?, expected).await
+        self.gather(subjects::AUCTION.to_owned(), encode(request)?, expected)
+            .await
     }
 
     /// Nodes that run a workload of this namespace, by ID or name, or any workload of it. Gathers for the whole
@@ -150,11 +152,7 @@ impl ControlClient {
     ///
     /// # Errors
     /// [`ControlError::Refused`] with the node's reason; else [`ControlError`].
-    pub async fn deploy(
-        &self,
-        node_id: &str,
-        request: &DeployRequest,
-    ) -> Result<DeployResponse, ControlError> {
+    pub async fn deploy(&self, node_id: &str, request: &DeployRequest) -> Result<DeployResponse, ControlError> {
         let subject = subjects::deploy(self.namespace_token()?, token("node ID", node_id)?);
         self.request(subject, encode(request)?).await
     }
@@ -163,11 +161,7 @@ impl ControlClient {
     ///
     /// # Errors
     /// [`ControlError::Refused`] with the node's reason; else [`ControlError`].
-    pub async fn stop(
-        &self,
-        node_id: &str,
-        request: &StopRequest,
-    ) -> Result<StopResponse, ControlError> {
+    pub async fn stop(&self, node_id: &str, request: &StopRequest) -> Result<StopResponse, ControlError> {
         let subject = subjects::stop(self.namespace_token()?, token("node ID", node_id)?);
         self.request(subject, encode(request)?).await
     }
@@ -177,18 +171,15 @@ impl ControlClient {
     /// # Errors
     /// [`ControlError`]
     pub async fn lameduck(&self, node_id: &str) -> Result<LameDuckResponse, ControlError> {
-        self.request(subjects::lameduck(token("node ID", node_id)?), Vec::new()).await
+        self.request(subjects::lameduck(token("node ID", node_id)?), Vec::new())
+            .await
     }
 
     fn namespace_token(&self) -> Result<&str, ControlError> {
         token("namespace", &self.namespace)
     }
 
-    async fn request<T: DeserializeOwned>(
-        &self,
-        subject: String,
-        payload: Vec<u8>,
-    ) -> Result<T, ControlError> {
+    async fn request<T: DeserializeOwned>(&self, subject: String, payload: Vec<u8>) -> Result<T, ControlError> {
         let request = async_nats::Request::new()
             .payload(payload.into())
             .timeout(Some(self.timeout));

@@ -63,19 +63,11 @@ impl Fields {
         self.0.remove(field).filter(|value| !value.is_null())
     }
 
-    pub(super) fn required(
-        &mut self,
-        field: &'static str,
-        expected: &'static str,
-    ) -> Result<Value, FieldError> {
+    pub(super) fn required(&mut self, field: &'static str, expected: &'static str) -> Result<Value, FieldError> {
         self.take(field).ok_or(FieldError::Missing { field, expected })
     }
 
-    pub(super) fn string(
-        &mut self,
-        field: &'static str,
-        expected: &'static str,
-    ) -> Result<String, FieldError> {
+    pub(super) fn string(&mut self, field: &'static str, expected: &'static str) -> Result<String, FieldError> {
         match self.required(field, expected)? {
             Value::String(text) if !text.is_empty() => Ok(text),
             Value::String(_) => Err(FieldError::WrongType {
@@ -88,10 +80,7 @@ impl Fields {
     }
 
     /// A string that may be absent, null or empty; all three are `None`.
-    pub(super) fn optional_string(
-        &mut self,
-        field: &'static str,
-    ) -> Result<Option<String>, FieldError> {
+    pub(super) fn optional_string(&mut self, field: &'static str) -> Result<Option<String>, FieldError> {
         match self.take(field) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text).filter(|text| !text.is_empty())),
@@ -134,10 +123,7 @@ impl Fields {
     }
 
     /// An object whose members are strings; absent and null are empty.
-    pub(super) fn string_map(
-        &mut self,
-        field: &'static str,
-    ) -> Result<BTreeMap<String, String>, FieldError> {
+    pub(super) fn string_map(&mut self, field: &'static str) -> Result<BTreeMap<String, String>, FieldError> {
         const EXPECTED: &str = "an object of strings";
         match self.take(field) {
             None => Ok(BTreeMap::new()),

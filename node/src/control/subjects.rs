@@ -74,12 +74,7 @@ pub fn events(namespace: impl Display, event_type: impl Display) -> String {
 
 /// `$NEX.logs.{namespace}.{node}.{workload name}.{workload ID}`; `*` for any part to subscribe.
 #[must_use]
-pub fn logs(
-    namespace: impl Display,
-    node: impl Display,
-    workload: impl Display,
-    id: impl Display,
-) -> String {
+pub fn logs(namespace: impl Display, node: impl Display, workload: impl Display, id: impl Display) -> String {
     format!("{PREFIX}.logs.{namespace}.{node}.{workload}.{id}")
 }
 
@@ -103,10 +98,7 @@ pub fn check_trigger_subject(subject: &str) -> Result<(), &'static str> {
     if subject.len() > MAX_SUBJECT_BYTES {
         return Err("is longer than 1,024 bytes");
     }
-    if subject
-        .chars()
-        .any(|c| c.is_whitespace() || c.is_control())
-    {
+    if subject.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err("contains white space or control characters");
     }
     let mut tokens = subject.split('.').peekable();

@@ -40,11 +40,7 @@ pub(super) struct DeployClaims {
 }
 
 /// Checks the claims of a deploy request, except whether the issuer is welcome.
-pub(super) fn check_deploy(
-    request: &DeployRequest,
-    max_age: NonZeroU32,
-    now: u64,
-) -> Result<DeployClaims, Refused> {
+pub(super) fn check_deploy(request: &DeployRequest, max_age: NonZeroU32, now: u64) -> Result<DeployClaims, Refused> {
     let claims = Claims::verify(&request.workload_jwt)?;
     // 0.2.7 signs the name as the subject; 0.3 has the request's ID there.
     let name = claims.name.clone().unwrap_or_else(|| claims.subject.clone());
@@ -52,7 +48,10 @@ pub(super) fn check_deploy(
         return Err(Refused::Name(name));
     }
     if let Some(requested) = request.workload_name.as_ref().filter(|requested| **requested != name) {
-        return Err(Refused::OtherName { requested: requested.clone(), signed: name });
+        return Err(Refused::OtherName {
+            requested: requested.clone(),
+            signed: name,
+        });
     }
     let signed = claims.hash.as_deref().ok_or(Refused::NoHash)?;
     let hash = claims.sha256();
@@ -72,7 +71,9 @@ pub(super) fn check_time(claims: &Claims, max_age: NonZeroU32, now: u64) -> Resu
     claims.check_time(now).map_err(Refused::Time)?;
     if claims.issued_at > now + CLOCK_SKEW {
         let ahead = claims.issued_at - now;
-        return Err(Refused::Time(format!("claim was issued {ahead} s in the future, are the clocks right?")));
+        return Err(Refused::Time(format!(
+            "claim was issued {ahead} s in the future, are the clocks right?"
+        )));
     }
     if now > valid_until(claims, max_age) {
         let age = now - claims.issued_at;
@@ -85,5 +86,7 @@ pub(super) fn check_time(claims: &Claims, max_age: NonZeroU32, now: u64) -> Resu
 
 /// End of the life of claims: their expiry, or so long after they were signed.
 pub(super) fn valid_until(claims: &Claims, max_age: NonZeroU32) -> u64 {
-    claims.expires.unwrap_or_else(|| claims.issued_at.saturating_add(max_age.get().into()))
+    claims
+        .expires
+        .unwrap_or_else(|| claims.issued_at.saturating_add(max_age.get().into()))
 }

@@ -101,7 +101,11 @@ impl Shared {
         let location = &accepted.request.location;
         let js_domain = accepted.request.jsdomain.as_deref();
         let artifact = self.artifacts.fetch(location, js_domain, claims.hash).await?;
-        slot.book(namespace, &artifact.hash, u64::try_from(artifact.bytes.len()).unwrap_or(u64::MAX))?;
+        slot.book(
+            namespace,
+            &artifact.hash,
+            u64::try_from(artifact.bytes.len()).unwrap_or(u64::MAX),
+        )?;
 
         let issuer = claims.claims.issuer.clone();
         let total_bytes = artifact.bytes.len();
@@ -110,7 +114,13 @@ impl Shared {
         slot.move_in(workload.clone())?;
         used.keep();
 
-        tracing::info!(workload.id, workload.namespace, workload.name, issuer, "workload deployed");
+        tracing::info!(
+            workload.id,
+            workload.namespace,
+            workload.name,
+            issuer,
+            "workload deployed"
+        );
         workload.reporter.emit(
             "workload_deployed",
             &json!({
@@ -120,14 +130,22 @@ impl Shared {
                 "total_bytes": total_bytes,
             }),
         );
-        Ok(DeployResponse { id: workload.id.clone(), issuer, name: workload.name.clone(), started: true })
+        Ok(DeployResponse {
+            id: workload.id.clone(),
+            issuer,
+            name: workload.name.clone(),
+            started: true,
+        })
     }
 
     fn check(&self, payload: &[u8]) -> Result<Accepted<'_>, DeployError> {
         let mut request = DeployRequest::parse(payload)?;
         let this = self.identity.id();
         if let Some(meant) = request.target_node.as_ref().filter(|meant| *meant != this) {
-            return Err(DeployError::OtherNode { meant: meant.clone(), this: this.to_owned() });
+            return Err(DeployError::OtherNode {
+                meant: meant.clone(),
+                this: this.to_owned(),
+            });
         }
         if !self.config.workload_types.contains(&request.workload_type) {
             return Err(DeployError::Type(request.workload_type));
@@ -139,7 +157,11 @@ impl Shared {
                 request.workload_type
             )));
         }
-        if let Some(domain) = request.jsdomain.as_ref().filter(|domain| !subjects::is_valid_name(domain)) {
+        if let Some(domain) = request
+            .jsdomain
+            .as_ref()
+            .filter(|domain| !subjects::is_valid_name(domain))
+        {
             return Err(DeployError::Invalid(format!("`{domain}` is not a JetStream domain")));
         }
         let vars = environment::open(&request.environment, self.identity.xkey(), &request.sender_public_key)?;
@@ -157,7 +179,12 @@ impl Shared {
             .replay
             .check_in(&claims.claims, valid_until, now)
             .ok_or_else(|| Refused::Replayed(claims.claims.id.clone()))?;
-        Ok(Accepted { request, vars, claims, used })
+        Ok(Accepted {
+            request,
+            vars,
+            claims,
+            used,
+        })
     }
 
     /// Checks trigger subjects, and leaves out those that are there twice.
@@ -183,10 +210,17 @@ impl Shared {
         }
         for subject in triggers.iter() {
             if let Err(reason) = subjects::check_trigger_subject(subject) {
-                return Err(DeployError::Invalid(format!("trigger subject `{}` {reason}", subject.escape_debug())));
+                return Err(DeployError::Invalid(format!(
+                    "trigger subject `{}` {reason}",
+                    subject.escape_debug()
+                )));
             }
             let configured = self.config.deny_trigger_subjects.iter().map(String::as_str);
-            if ALWAYS_DENIED.into_iter().chain(configured).any(|denied| subjects::overlap(subject, denied)) {
+            if ALWAYS_DENIED
+                .into_iter()
+                .chain(configured)
+                .any(|denied| subjects::overlap(subject, denied))
+            {
                 return Err(DeployError::DeniedSubject(subject.clone()));
             }
         }
@@ -202,13 +236,20 @@ impl Shared {
         accepted: Accepted<'a>,
         artifact: Artifact,
     ) -> Result<(Arc<Workload>, Used<'a>), DeployError> {
-        let Accepted { request, vars, claims, used } = accepted;
+        let Accepted {
+            request,
+            vars,
+            claims,
+            used,
+        } = accepted;
         let names = WorkloadName {
             id: Uuid::new_v4().to_string(),
             namespace: namespace.to_owned(),
             name: claims.name.clone(),
         };
-        let host_nats = self.connection(request.host_services_config.as_ref(), &names.name).await?;
+        let host_nats = self
+            .connection(request.host_services_config.as_ref(), &names.name)
+            .await?;
         let trigger_nats = match &request.trigger_connection {
             Some(settings) => self.connection(Some(settings), &names.name).await?,
             None => host_nats.clone(),
@@ -227,7 +268,10 @@ impl Shared {
             workload_type: request.workload_type.clone(),
             source: artifact.bytes,
             vars,
-            limits: self.config.limits.for_engine(trigger_nats.outbound.client().max_payload()),
+            limits: self
+                .config
+                .limits
+                .for_engine(trigger_nats.outbound.client().max_payload()),
         };
         let services = self.config.host_services_config.services.clone();
         let host = host_nats.host(Policy::new(namespace, &names.name, services), &reporter);
@@ -279,7 +323,9 @@ fn check_namespace(namespace: &str) -> Result<(), DeployError> {
         )));
     }
     if namespace == subjects::SYSTEM_NAMESPACE {
-        return Err(DeployError::Namespace(format!("namespace `{namespace}` is the node's own")));
+        return Err(DeployError::Namespace(format!(
+            "namespace `{namespace}` is the node's own"
+        )));
     }
     Ok(())
 }

@@ -25,18 +25,22 @@ impl Shared {
         let tagged = |key: &str, wanted: &String| tags.get(key).is_some_and(|is| is.eq_ignore_ascii_case(wanted));
         let fits = request.arch.iter().all(|arch| tagged("nex.arch", arch))
             && request.os.iter().all(|os| tagged("nex.os", os))
-            && request.sandboxed.is_none_or(|sandboxed| sandboxed != self.config.no_sandbox)
+            && request
+                .sandboxed
+                .is_none_or(|sandboxed| sandboxed != self.config.no_sandbox)
             && request.tags.iter().all(|(key, value)| tagged(key, value))
-            && request.workload_types.iter().all(|wanted| self.config.workload_types.contains(wanted));
+            && request
+                .workload_types
+                .iter()
+                .all(|wanted| self.config.workload_types.contains(wanted));
         // A node that takes no workloads has nothing to offer.
         (fits && !self.is_lame_duck()).then(|| self.ping())
     }
 
     /// `None` if nothing matches.
     pub(super) fn workload_ping(&self, namespace: &str, workload: Option<&str>) -> Option<WorkloadPingResponse> {
-        let matches = |id: &str, name: &str| {
-            workload.is_none_or(|wanted| id == wanted || name.eq_ignore_ascii_case(wanted))
-        };
+        let matches =
+            |id: &str, name: &str| workload.is_none_or(|wanted| id == wanted || name.eq_ignore_ascii_case(wanted));
         let running_machines: Vec<_> = self
             .registry
             .all()
@@ -82,7 +86,10 @@ impl Shared {
 
     pub(super) fn lame_duck(&self) -> LameDuckResponse {
         self.enter_lame_duck();
-        LameDuckResponse { node_id: self.identity.id().to_owned(), success: true }
+        LameDuckResponse {
+            node_id: self.identity.id().to_owned(),
+            success: true,
+        }
     }
 }
 
@@ -93,10 +100,16 @@ async fn memory() -> Option<MemoryStat> {
 
 fn parse_meminfo(text: &str) -> Option<MemoryStat> {
     let value = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
         line.trim().trim_end_matches("kB").trim_end().parse().ok()
     };
-    Some(MemoryStat { total: value("MemTotal")?, free: value("MemFree")?, available: value("MemAvailable")? })
+    Some(MemoryStat {
+        total: value("MemTotal")?,
+        free: value("MemFree")?,
+        available: value("MemAvailable")?,
+    })
 }
 
 /// The operating system, as Go calls it.
@@ -123,8 +136,13 @@ mod tests {
 
     #[test]
     fn meminfo() {
-        let text = "MemTotal:        8048696 kB\nMemFree:          341776 kB\nMemAvailable:    5206168 kB\nBuffers: 1 kB\n";
-        let expected = MemoryStat { total: 8_048_696, free: 341_776, available: 5_206_168 };
+        let text =
+            "MemTotal:        8048696 kB\nMemFree:          341776 kB\nMemAvailable:    5206168 kB\nBuffers: 1 kB\n";
+        let expected = MemoryStat {
+            total: 8_048_696,
+            free: 341_776,
+            available: 5_206_168,
+        };
         assert_eq!(parse_meminfo(text), Some(expected));
         assert_eq!(parse_meminfo("MemTotal: x kB"), None);
     }

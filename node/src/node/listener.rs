@@ -40,10 +40,14 @@ pub(super) async fn listen(shared: &Arc<Shared>) -> Result<(), NodeError> {
         (subjects::stop("*", id), Request::Stop),
         (subjects::lameduck(id), Request::LameDuck),
     ] {
-        let subscriber = shared.client.subscribe(subject.clone()).await.map_err(|error| NodeError::Subscribe {
-            subject,
-            reason: error.to_string(),
-        })?;
+        let subscriber = shared
+            .client
+            .subscribe(subject.clone())
+            .await
+            .map_err(|error| NodeError::Subscribe {
+                subject,
+                reason: error.to_string(),
+            })?;
         shared.tasks.spawn(receive(shared.clone(), subscriber, request));
     }
     round_trip(&shared.client).await;

@@ -99,7 +99,11 @@ struct Occupant {
 
 impl Registry {
     pub(super) fn new(limits: NodeLimits, allow_duplicates: bool) -> Self {
-        Self { limits, allow_duplicates, inner: Mutex::default() }
+        Self {
+            limits,
+            allow_duplicates,
+            inner: Mutex::default(),
+        }
     }
 
     /// Running workloads.
@@ -114,13 +118,21 @@ impl Registry {
 
     /// A running workload of a namespace.
     pub(super) fn find(&self, namespace: &str, id: &str) -> Option<Arc<Workload>> {
-        self.inner.lock().running().find(|w| w.id == id && w.namespace == namespace).cloned()
+        self.inner
+            .lock()
+            .running()
+            .find(|w| w.id == id && w.namespace == namespace)
+            .cloned()
     }
 
     /// Takes a workload out; of several that try, one gets it.
     pub(super) fn remove(&self, id: &str) -> Option<Arc<Workload>> {
         let mut inner = self.inner.lock();
-        let slot = *inner.slots.iter().find(|(_, o)| o.workload.as_ref().is_some_and(|w| w.id == id))?.0;
+        let slot = *inner
+            .slots
+            .iter()
+            .find(|(_, o)| o.workload.as_ref().is_some_and(|w| w.id == id))?
+            .0;
         inner.slots.remove(&slot)?.workload
     }
 
@@ -128,7 +140,10 @@ impl Registry {
     pub(super) fn close(&self) -> Vec<Arc<Workload>> {
         let mut inner = self.inner.lock();
         inner.closed = true;
-        std::mem::take(&mut inner.slots).into_values().filter_map(|occupant| occupant.workload).collect()
+        std::mem::take(&mut inner.slots)
+            .into_values()
+            .filter_map(|occupant| occupant.workload)
+            .collect()
     }
 
     /// Room for one workload. Dropping the slot gives it up, unless a workload has moved in.
@@ -143,7 +158,11 @@ impl Registry {
         let id = inner.next_slot;
         inner.next_slot += 1;
         inner.slots.insert(id, Occupant::default());
-        Ok(Slot { registry: self, id, occupied: false })
+        Ok(Slot {
+            registry: self,
+            id,
+            occupied: false,
+        })
     }
 }
 
@@ -166,16 +185,27 @@ impl Slot<'_> {
     pub(super) fn book(&self, namespace: &str, hash: &str, bytes: u64) -> Result<(), LimitError> {
         let mut inner = self.registry.inner.lock();
         let limit = self.registry.limits.max_total_bytes;
-        let total = inner.slots.values().fold(bytes, |total, occupant| total.saturating_add(occupant.bytes));
+        let total = inner
+            .slots
+            .values()
+            .fold(bytes, |total, occupant| total.saturating_add(occupant.bytes));
         if limit > 0 && total > limit {
             return Err(LimitError::TotalBytes);
         }
-        let twice = inner.slots.values().any(|other| other.namespace == namespace && other.hash == hash);
+        let twice = inner
+            .slots
+            .values()
+            .any(|other| other.namespace == namespace && other.hash == hash);
         if twice && !self.registry.allow_duplicates {
             return Err(LimitError::Duplicate);
         }
         let occupant = inner.slots.get_mut(&self.id).ok_or(LimitError::Closed)?;
-        *occupant = Occupant { bytes, namespace: namespace.to_owned(), hash: hash.to_owned(), workload: None };
+        *occupant = Occupant {
+            bytes,
+            namespace: namespace.to_owned(),
+            hash: hash.to_owned(),
+            workload: None,
+        };
         Ok(())
     }
 
@@ -205,7 +235,11 @@ mod tests {
 
     #[test]
     fn limits_hold_while_deploys_are_under_way() {
-        let limits = NodeLimits { max_workloads: 2, max_total_bytes: 100, ..NodeLimits::default() };
+        let limits = NodeLimits {
+            max_workloads: 2,
+            max_total_bytes: 100,
+            ..NodeLimits::default()
+        };
         let registry = Registry::new(limits, false);
         let first = registry.slot().unwrap();
         let second = registry.slot().unwrap();

@@ -24,7 +24,10 @@ impl Replay {
             return None;
         }
         used.insert(key.clone(), valid_until);
-        Some(Used { replay: self, key: Some(key) })
+        Some(Used {
+            replay: self,
+            key: Some(key),
+        })
     }
 }
 
@@ -58,7 +61,11 @@ mod tests {
     #[test]
     fn once_within_their_life() {
         let replay = Replay::default();
-        let claims = |id: &str, issuer: &str| Claims { id: id.into(), issuer: issuer.into(), ..Claims::default() };
+        let claims = |id: &str, issuer: &str| Claims {
+            id: id.into(),
+            issuer: issuer.into(),
+            ..Claims::default()
+        };
         let (a, same_id) = (claims("1", "A"), claims("1", "B"));
         drop(replay.check_in(&a, 100, 10).unwrap());
         replay.check_in(&a, 100, 10).unwrap().keep();

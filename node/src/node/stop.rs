@@ -31,7 +31,9 @@ pub(super) enum StopError {
         "Invalid stop request: stop claims appear to be cloned or captured from the original start claims. Rejecting for security reasons"
     )]
     Cloned,
-    #[error("Invalid stop request: stop claims are older than the original start claims. Rejecting for security reasons")]
+    #[error(
+        "Invalid stop request: stop claims are older than the original start claims. Rejecting for security reasons"
+    )]
     Older,
     #[error("Invalid stop request: stop claims subject does not match original start claims subject")]
     Subject,
@@ -51,12 +53,21 @@ impl Shared {
         let request = StopRequest::parse(payload)?;
         let this = self.identity.id();
         if let Some(meant) = request.node_id.as_ref().filter(|meant| *meant != this) {
-            return Err(StopError::OtherNode { meant: meant.clone(), this: this.to_owned() });
+            return Err(StopError::OtherNode {
+                meant: meant.clone(),
+                this: this.to_owned(),
+            });
         }
-        let workload = self.registry.find(namespace, &request.workload_id).ok_or(StopError::NoSuchWorkload)?;
+        let workload = self
+            .registry
+            .find(namespace, &request.workload_id)
+            .ok_or(StopError::NoSuchWorkload)?;
         self.check_stop(&Claims::verify(&request.workload_jwt)?, &workload)?;
         // Of two requests at a time, one finds it.
-        let workload = self.registry.remove(&request.workload_id).ok_or(StopError::NoSuchWorkload)?;
+        let workload = self
+            .registry
+            .remove(&request.workload_id)
+            .ok_or(StopError::NoSuchWorkload)?;
         workload.triggers.drain().await;
         tracing::info!(workload.id, workload.namespace, workload.name, "workload stopped");
 

@@ -54,7 +54,10 @@ impl Drop for ReplyTo {
     /// An engine that drops a call instead of finishing it must not leave the caller waiting.
     fn drop(&mut self) {
         if !self.finished {
-            self.conclude(Err(InvokeError::new(ErrorKind::NotReady, "the call was abandoned by the engine")));
+            self.conclude(Err(InvokeError::new(
+                ErrorKind::NotReady,
+                "the call was abandoned by the engine",
+            )));
         }
     }
 }
@@ -93,7 +96,9 @@ impl ReplyTo {
 
     fn fail(&self, error: &InvokeError) {
         if let Some(reply_to) = &self.reply_to {
-            self.target.outbound.send(reply_to.clone(), Some(error_headers(error)), Bytes::new());
+            self.target
+                .outbound
+                .send(reply_to.clone(), Some(error_headers(error)), Bytes::new());
         }
     }
 }
