@@ -4,18 +4,19 @@
 //! sleeps. It ends with its [`NatsServer`], and on Linux also with this process, however that ends.
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
 mod find;
+mod process;
+
+use process::Process;
 
 pub use find::{MIN_VERSION, find_binary};
 
@@ -80,14 +81,11 @@ fn io_error(action: &'static str) -> impl Fn(io::Error) -> NatsServerError {
     move |source| NatsServerError::Io { action, source }
 }
 
-/// A running server; killed when dropped.
+/// A running server. Dropping it ends the server in good order, which takes some milliseconds.
 #[derive(Debug)]
 pub struct NatsServer {
     port: u16,
-    pid: u32,
-    // Dropping it tells the keeper to kill the server.
-    stop: Option<mpsc::Sender<()>>,
-    keeper: Option<thread::JoinHandle<()>>,
+    process: Process,
     // Removed after the server has ended.
     _directory: TempDir,
 }
@@ -119,25 +117,21 @@ impl NatsServer {
 
         let mut command = Command::new(binary);
         command.arg("-c").arg(config);
-        let (stop, stopped) = mpsc::channel();
-        let (started, child) = mpsc::sync_channel(1);
-        let keeper = thread::Builder::new()
-            .name("nats-server".to_owned())
-            .spawn(move || keep(command, &started, &stopped))
-            .map_err(io_error("start a thread"))?;
-        // From here on dropping the value ends the server, whatever happens.
-        let mut server = Self {
-            port: 0,
-            pid: 0,
-            stop: Some(stop),
-            keeper: Some(keeper),
+        let (ready, is_ready) = mpsc::channel();
+        let log = Arc::new(Mutex::new(VecDeque::with_capacity(KEPT_LINES)));
+        let process = Process::start(command, reader(ready, log.clone())).map_err(io_error("start"))?;
+        let port = is_ready.recv_timeout(START_TIMEOUT).map_err(|error| {
+            let log = log.lock().make_contiguous().join("\n");
+            match error {
+                mpsc::RecvTimeoutError::Timeout => NatsServerError::Timeout { log },
+                mpsc::RecvTimeoutError::Disconnected => NatsServerError::Ended { log },
+            }
+        })?;
+        Ok(Self {
+            port,
+            process,
             _directory: directory,
-        };
-        let started = child.recv().map_err(|_| io::Error::other("the thread ended"));
-        let (pid, log) = started.and_then(|result| result).map_err(io_error("start"))?;
-        server.pid = pid;
-        server.port = wait_until_ready(log)?;
-        Ok(server)
+        })
     }
 
     /// URL for clients.
@@ -155,17 +149,7 @@ impl NatsServer {
     /// Process ID.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.pid
-    }
-}
-
-impl Drop for NatsServer {
-    fn drop(&mut self) {
-        self.stop = None;
-        if let Some(keeper) = self.keeper.take() {
-            // Only fails if the keeper panicked; the server ends with its thread then.
-            _ = keeper.join();
-        }
+        self.process.pid()
     }
 }
 
@@ -186,98 +170,23 @@ fn config_text(options: &Options, directory: &Path) -> String {
     text
 }
 
-type Started = io::Result<(u32, Box<dyn Read + Send>)>;
-
-/// The life of one server process. It needs a thread of its own, because the kernel's "kill it when the parent dies" means
-/// the thread that started it.
-fn keep(mut command: Command, started: &mpsc::SyncSender<Started>, stopped: &mpsc::Receiver<()>) {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    die_with_this_thread(&mut command);
-    let mut child: Child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) => {
-            _ = started.send(Err(error));
-            return;
+/// Looks for the port and for "ready" in the server's log, and keeps its last lines.
+fn reader(ready: mpsc::Sender<u16>, kept: Arc<Mutex<VecDeque<String>>>) -> impl FnMut(String) {
+    let mut port = None;
+    move |line| {
+        tracing::debug!(target: "nats_server", "{line}");
+        if let Some((_, address)) = line.split_once("Listening for client connections on ") {
+            port = address.trim().rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        } else if line.contains("Server is ready")
+            && let Some(port) = port
+        {
+            // Nobody waits any more if it took too long.
+            _ = ready.send(port);
         }
-    };
-    let log = child.stderr.take();
-    let log = log.map_or_else(|| Box::new(io::empty()) as Box<dyn Read + Send>, |log| Box::new(log));
-    _ = started.send(Ok((child.id(), log)));
-    // Ends when the other side is dropped.
-    _ = stopped.recv();
-    if let Err(error) = child.kill().and_then(|()| child.wait()) {
-        tracing::warn!(%error, pid = child.id(), "nats-server not reaped");
+        let mut kept = kept.lock();
+        if kept.len() == KEPT_LINES {
+            kept.pop_front();
+        }
+        kept.push_back(line);
     }
-}
-
-#[cfg(target_os = "linux")]
-fn die_with_this_thread(command: &mut Command) {
-    use std::os::unix::process::CommandExt as _;
-
-    use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
-
-    let parent = getpid();
-    let ask = move || {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        // The parent may have died before we asked.
-        if getppid() == Some(parent) {
-            Ok(())
-        } else {
-            Err(io::Error::other("orphaned"))
-        }
-    };
-    #[allow(unsafe_code, reason = "only `pre_exec` reaches the child before it is the server")]
-    // SAFETY: between fork and exec only async-signal-safe functions may run. These are the system calls prctl and
-    // getppid, and no memory is allocated except in the failure of an orphan, which is about to end anyway.
-    unsafe {
-        command.pre_exec(ask);
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn die_with_this_thread(_command: &mut Command) {}
-
-/// Reads the log until the server is ready and returns its port; goes on reading in the background, because a server whose
-/// log is full stops.
-fn wait_until_ready(log: Box<dyn Read + Send>) -> Result<u16, NatsServerError> {
-    let kept = Arc::new(Mutex::new(VecDeque::with_capacity(KEPT_LINES)));
-    let (ready, is_ready) = mpsc::channel();
-    let reader = {
-        let kept = kept.clone();
-        move || {
-            let mut port = None;
-            for line in BufReader::new(log).split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line).into_owned();
-                tracing::debug!(target: "nats_server", "{line}");
-                if let Some((_, address)) = line.split_once("Listening for client connections on ") {
-                    port = address.trim().rsplit_once(':').and_then(|(_, p)| p.parse().ok());
-                } else if line.contains("Server is ready")
-                    && let Some(port) = port
-                {
-                    _ = ready.send(port);
-                }
-                let mut kept = kept.lock();
-                if kept.len() == KEPT_LINES {
-                    kept.pop_front();
-                }
-                kept.push_back(line);
-            }
-        }
-    };
-    thread::Builder::new()
-        .name("nats-server-log".to_owned())
-        .spawn(reader)
-        .map_err(io_error("start a thread"))?;
-    let deadline = Instant::now() + START_TIMEOUT;
-    let result = is_ready.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-    result.map_err(|error| {
-        let log = kept.lock().make_contiguous().join("\n");
-        match error {
-            mpsc::RecvTimeoutError::Timeout => NatsServerError::Timeout { log },
-            mpsc::RecvTimeoutError::Disconnected => NatsServerError::Ended { log },
-        }
-    })
 }
