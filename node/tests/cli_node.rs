@@ -14,7 +14,6 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use futures::StreamExt;
-use nex_host_services::nats_server::{NatsServer, Options};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use support::{Cluster, Node};
@@ -567,52 +566,4 @@ async fn a_second_signal_does_not_wait() {
     assert_eq!(node.process.try_wait().unwrap(), None);
     node.signal(Signal::INT);
     assert_eq!(node.ended().await, Some(130));
-}
-
-#[tokio::test]
-async fn credentials_are_shown_to_the_server() {
-    let user = nkeys::KeyPair::new_user();
-    let config = format!(
-        "authorization {{ users = [ {{ user: bob, password: secret }}, {{ nkey: {} }} ] }}",
-        user.public_key()
-    );
-    let server = NatsServer::start_with(Options {
-        config,
-        ..Options::default()
-    })
-    .unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("user.nk"), user.seed().unwrap()).unwrap();
-    let context = json!({ "url": server.url(), "user": "bob", "password": "secret" });
-    std::fs::write(folder.path().join("c.json"), context.to_string()).unwrap();
-    let url = server.url();
-    let list = async |flags: &str| {
-        let mut command = ByHand::nex(folder.path());
-        command
-            .args(["node", "ls", "--timeout", "500ms"])
-            .args(flags.split(' '));
-        command.env("NATS_PASSWORD", "secret").output().await.unwrap()
-    };
-    let at = format!("-s {url}");
-    for flags in [
-        format!("{at} --user bob --password secret"),
-        format!("{at} --user bob"),
-        format!("{at} --nkey user.nk"),
-        format!("-s {}", url.replace("://", "://bob:secret@")),
-        "--context c.json".to_owned(),
-    ] {
-        let output = list(&flags).await;
-        assert!(output.status.success(), "{flags}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    let text = ends(
-        &list(&format!("{at} --user bob --password wrong")).await,
-        3,
-        &["authorization violation", &url],
-    );
-    assert!(!text.contains("wrong"), "{text}");
-    ends(
-        &list(&format!("-s {}", url.replace("://", "://bob:wrong@"))).await,
-        3,
-        &[&url],
-    );
 }

@@ -77,7 +77,9 @@ pub(super) fn columns(title: &str, rows: &[(&str, String)]) -> Result<(), Failur
     line(title)?;
     line("")?;
     for (key, value) in rows {
-        line(format_args!("{key:>indent$}: {value}", indent = width + 2))?;
+        // A row without a key continues the one before it.
+        let colon = if key.is_empty() { ' ' } else { ':' };
+        line(format_args!("{key:>indent$}{colon} {value}", indent = width + 2))?;
     }
     Ok(())
 }
