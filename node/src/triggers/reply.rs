@@ -110,7 +110,10 @@ fn header_map(headers: &Headers) -> Result<Option<HeaderMap>, InvokeError> {
     }
     let mut map = HeaderMap::new();
     for (name, value) in headers {
-        let parsed = HeaderName::from_str(name).ok().zip(HeaderValue::from_str(value).ok());
+        let parsed = HeaderName::from_str(name)
+            .ok()
+            .filter(|_| !name.is_empty())
+            .zip(HeaderValue::from_str(value).ok());
         let Some((name, value)) = parsed else {
             return Err(InvokeError::new(
                 ErrorKind::Exception,
