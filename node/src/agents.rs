@@ -102,6 +102,10 @@ impl Engine for AgentPool {
             Ok(Arc::new(function) as Arc<dyn Function>)
         })
     }
+
+    fn available_agents(&self) -> usize {
+        self.available()
+    }
 }
 
 impl Drop for AgentPool {
