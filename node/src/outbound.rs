@@ -114,3 +114,71 @@ pub(crate) fn wire_len(headers: Option<&HeaderMap>, payload: &[u8]) -> usize {
     });
     headers + payload.len()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use std::time::Duration;
+
+    use async_nats::ConnectOptions;
+    use futures::StreamExt as _;
+    use nex_host_services::nats_server::NatsServer;
+
+    use super::*;
+
+    /// A client with room for a single command makes nearly every message take the detour.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_full_queue_loses_nothing_and_keeps_the_order() {
+        const SENDERS: usize = 3;
+        const MESSAGES: usize = 5_000;
+        let server = NatsServer::start().unwrap();
+        let receiver = async_nats::connect(server.url()).await.unwrap();
+        let mut messages = receiver.subscribe("out.*").await.unwrap();
+        receiver.flush().await.unwrap();
+
+        let client = ConnectOptions::new()
+            .client_capacity(1)
+            .connect(server.url())
+            .await
+            .unwrap();
+        let outbound = Outbound::new(client);
+        let threads: Vec<_> = (0..SENDERS)
+            .map(|sender| {
+                let outbound = outbound.clone();
+                std::thread::spawn(move || {
+                    let subject = Subject::from(format!("out.{sender}"));
+                    for number in 0..MESSAGES {
+                        outbound.send(subject.clone(), None, number.to_string().into());
+                    }
+                })
+            })
+            .collect();
+        let mut expected = [0; SENDERS];
+        for _ in 0..SENDERS * MESSAGES {
+            let message = tokio::time::timeout(Duration::from_secs(30), messages.next())
+                .await
+                .unwrap()
+                .unwrap();
+            let sender: usize = message.subject.trim_start_matches("out.").parse().unwrap();
+            assert_eq!(message.payload, expected[sender].to_string());
+            expected[sender] += 1;
+        }
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        outbound.flush().await;
+        assert_eq!(outbound.waiting.count.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn length_on_the_wire() {
+        assert_eq!(wire_len(None, b"12345"), 5);
+        let mut headers = HeaderMap::new();
+        headers.append("A", "1");
+        headers.append("A", "22");
+        assert_eq!(
+            wire_len(Some(&headers), b"x"),
+            "NATS/1.0\r\nA: 1\r\nA: 22\r\n\r\nx".len()
+        );
+    }
+}
