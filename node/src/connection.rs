@@ -1,7 +1,7 @@
 //! How the command line and the node reach NATS: where the settings come from, and one connection made from them.
 //!
 //! Settings have three sources: flags, environment variables and a context file of the `nats` command line. They are
-//! merged by [`Settings::over`], so that the precedence is written down once, in [`resolve`].
+//! merged in one place, [`resolve`], which has their order of precedence.
 
 mod context;
 mod settings;

@@ -334,6 +334,22 @@ fn invoke_keeps_every_byte() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let workplace = Workplace::new();
+    workplace.file("long.js", "() => 'x'.repeat(1000000)");
+    let mut child = workplace
+        .command("invoke long.js")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
 fn invoke_shows_where_it_was_thrown() {
     let workplace = Workplace::new();
     workplace.file(

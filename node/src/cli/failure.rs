@@ -9,6 +9,8 @@ use crate::connection::ConnectionError;
 /// Classes of failure, with their exit statuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
+    /// Whoever reads standard output has seen enough, such as `head`: no failure of ours.
+    Unread = 0,
     /// It was tried and failed: the function threw, a node refused, nothing matched.
     Failed = 1,
     /// The command line, a setting or a file it names is wrong. The status is that of the argument parser.
@@ -75,11 +77,11 @@ impl From<ConnectionError> for Failure {
     }
 }
 
-/// Failing to write to standard output. A reader that has seen enough, such as `head`, closes it: no failure of ours.
+/// Failing to write to standard output.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            std::process::exit(0);
+            return Self::silent(Status::Unread);
         }
         Self::failed(format_args!("cannot write the result: {error}"))
     }

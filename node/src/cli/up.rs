@@ -105,7 +105,10 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let muscle = Muscle::start(global, &config, args.unsafe_in_process).await?;
     let node = start(config, &args, client.clone(), muscle.engine()).await?;
     muscle.report_to(node.events());
-    announce(&args, &node, &connection, dev.as_ref())?;
+    if let Err(failure) = announce(&args, &node, &connection, dev.as_ref()) {
+        // Nobody reads it. The node is up all the same.
+        tracing::debug!(?failure, "standard output is closed");
+    }
 
     let name = signals.next().await;
     tracing::info!(
@@ -163,23 +166,24 @@ fn configure(args: &Args) -> Result<NodeConfig, Failure> {
     Ok(config)
 }
 
-/// Starts the node. Without a word on its state, it keeps its identity under the user's home; a second node there gets
-/// along without.
-async fn start(mut config: NodeConfig, args: &Args, client: Client, engine: Arc<dyn Engine>) -> Result<Node, Failure> {
-    if config.state_dir.is_none() && !args.dev {
-        let state_dir = keys::home()?.join("node");
+/// Starts the node. Without a word on its state it keeps its identity under the user's home, and if it cannot, because
+/// another node does or there is no home to write to, it gets along without.
+async fn start(config: NodeConfig, args: &Args, client: Client, engine: Arc<dyn Engine>) -> Result<Node, Failure> {
+    if config.state_dir.is_none()
+        && !args.dev
+        && let Ok(home) = keys::home()
+    {
         let kept = NodeConfig {
-            state_dir: Some(state_dir),
+            state_dir: Some(home.join("node")),
             ..config.clone()
         };
         match Node::start(kept, client.clone(), engine.clone()).await {
-            Err(NodeError::Identity(error @ IdentityError::InUse(_))) => {
+            Err(NodeError::Identity(error @ (IdentityError::InUse(_) | IdentityError::Io { .. }))) => {
                 tracing::warn!(
-                    "{error}: this one gets an identity that ends with it; --state-dir gives it one to keep"
+                    "{error}: this node has an identity that ends with it; --state-dir gives it one to keep"
                 );
-                config.state_dir = None;
             }
-            started => return started.map_err(Failure::from),
+            started => return Ok(started?),
         }
     }
     Ok(Node::start(config, client, engine).await?)
