@@ -1,6 +1,6 @@
 //! The command line `nex`: the tree of commands, and how each run ends.
 //!
-//! One file per command under `cli/`. A command returns `Ok(())` or a [`Failure`], which becomes one line on standard
+//! One file per command under `cli/`. A command returns `Ok(())` or a `Failure`, which becomes one line on standard
 //! error and an exit status: nothing fails silently, and nothing but results goes to standard output.
 
 mod args;
