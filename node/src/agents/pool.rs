@@ -73,6 +73,9 @@ const MAX_ATTEMPTS: u32 = 5;
 /// Agents that may die of a function's first load before the deploy is refused.
 const MAX_FIRST_ATTEMPTS: u32 = 3;
 
+/// Pause before another agent is tried in place of one that has just gone out of service.
+const RETRY_AFTER: Duration = Duration::from_millis(1);
+
 /// How often waiting calls are looked at while their function is moved.
 const EXPIRE_EVERY: Duration = Duration::from_millis(50);
 
@@ -270,7 +273,14 @@ impl Pool {
             Installed::Yes => Ok(()),
             Installed::OutOfService => {
                 placement.agent.undeploy(placement.function);
-                Err(PlaceError::OutOfService)
+                match placement.agent.death() {
+                    Some(death) if !death.expected => {
+                        // It has just been loaded, which may well be the reason.
+                        slot.blame(true, false);
+                        Err(PlaceError::Died(format!("the agent {}", death.message)))
+                    }
+                    _ => Err(PlaceError::OutOfService),
+                }
             }
             Installed::Ended => {
                 placement.agent.undeploy(placement.function);
@@ -290,7 +300,7 @@ impl Pool {
                 Err(PlaceError::Ended) => {
                     return Err(LoadError::Engine("stopped while it loaded".to_owned()));
                 }
-                Err(PlaceError::OutOfService) => {}
+                Err(PlaceError::OutOfService) => tokio::time::sleep(RETRY_AFTER).await,
                 Err(PlaceError::Died(message)) => {
                     attempts += 1;
                     if attempts == MAX_FIRST_ATTEMPTS {
@@ -349,7 +359,7 @@ impl Pool {
             let message = match self.place(slot).await {
                 Ok(()) | Err(PlaceError::Ended) => return Ok(()),
                 Err(PlaceError::OutOfService) => {
-                    tokio::task::yield_now().await;
+                    tokio::time::sleep(RETRY_AFTER).await;
                     continue;
                 }
                 Err(PlaceError::Agent(error)) => error.to_string(),

@@ -17,6 +17,9 @@ use super::process::LastWords;
 /// How long the answers a dead agent has left in its socket are waited for.
 const READ_OUT: Duration = Duration::from_millis(100);
 
+/// How long an agent that ends of itself may take to exit once its link is closed.
+const EXIT_GRACE: Duration = Duration::from_millis(500);
+
 /// Pings without an answer after which an agent is given up.
 const BEATS: u32 = 5;
 
@@ -62,6 +65,11 @@ pub(super) async fn supervise(pool: Arc<Pool>, agent: Arc<Agent>, mut child: Chi
             }
         }
     }
+    let death = agent.death();
+    if death.as_ref().is_some_and(|death| death.unaided) {
+        // It closes its link before it exits; killed in between, it could not say how it ended.
+        _ = tokio::time::timeout(EXIT_GRACE, child.wait()).await;
+    }
     if let Err(error) = child.start_kill() {
         tracing::debug!(agent = agent.id, %error, "kill");
     }
@@ -69,7 +77,7 @@ pub(super) async fn supervise(pool: Arc<Pool>, agent: Arc<Agent>, mut child: Chi
         Ok(status) => (describe(status), exit_code(status)),
         Err(error) => (error.to_string(), -1),
     };
-    let (message, expected) = agent.end().unwrap_or_default();
+    let (message, expected) = death.map_or_else(Default::default, |death| (death.message, death.expected));
     let message = if expected {
         message
     } else {

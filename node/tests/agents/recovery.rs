@@ -153,7 +153,7 @@ async fn a_condemned_agent_is_replaced_while_its_functions_go_on() {
     let (condemn, mut condemn_host) = load(&pool, "condemn").await;
     let before = pid(&who).await;
     let held = start(&gate, "k");
-    let asked = gate_within(host.calls.recv()).await.unwrap();
+    let asked = within(gate_host.calls.recv()).await.unwrap();
 
     // The offender's caller has the engine's answer.
     let error = within(call(&condemn, "")).await.unwrap_err();

@@ -18,10 +18,13 @@ pub(super) enum Condition {
 }
 
 /// How an agent ended. The message completes "the agent …".
-pub(super) struct Death {
-    pub(super) message: String,
+#[derive(Debug, Clone)]
+pub(in crate::agents) struct Death {
+    pub(in crate::agents) message: String,
     /// It was wanted.
-    expected: bool,
+    pub(in crate::agents) expected: bool,
+    /// It ended of itself and may have an exit code to tell.
+    pub(in crate::agents) unaided: bool,
 }
 
 /// How an agent is taken out of service.
@@ -122,10 +125,10 @@ impl Agent {
         }
     }
 
-    /// How it ended, and whether that was wanted; nothing while it lives.
-    pub(in crate::agents) fn end(&self) -> Option<(String, bool)> {
+    /// How it ended; nothing while it lives.
+    pub(in crate::agents) fn death(&self) -> Option<Death> {
         match &self.state.lock().condition {
-            Condition::Dead(death) => Some((death.message.clone(), death.expected)),
+            Condition::Dead(death) => Some(death.clone()),
             Condition::Serving | Condition::Draining(_) => None,
         }
     }
@@ -150,6 +153,7 @@ impl Agent {
         state.condition = Condition::Dead(Death {
             message: message.clone(),
             expected,
+            unaided: matches!(fault, Fault::LinkClosed | Fault::Exited(_)),
         });
         let slots = state.slots();
         // Those who wait for a deploy learn it from their dropped senders.
