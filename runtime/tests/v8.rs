@@ -440,3 +440,24 @@ async fn background_work_and_its_errors_reach_the_log() {
     }
     assert_eq!(function.call("s", "").await.unwrap().body, "at once");
 }
+
+#[tokio::test]
+async fn a_syntax_error_shows_the_line() {
+    let text = refused("(s, p) => {\n    const x = 1 2;\n}").await.to_string();
+    assert!(text.contains("\n    const x = 1 2;\n                ^\n"), "{text}");
+}
+
+#[tokio::test]
+async fn background_code_that_does_not_end_is_terminated() {
+    let source = "() => { setTimeout(() => { console.log('spinning'); for (;;) {} }, 20); return 'fine' }";
+    let function = short(Duration::from_millis(100)).load(source).await.unwrap();
+    assert_eq!(function.call("s", "").await.unwrap().body, "fine");
+    while !function
+        .events()
+        .iter()
+        .any(|event| matches!(event, EngineEvent::LimitHit { .. }))
+    {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(function.call("s", "").await.unwrap().body, "fine");
+}

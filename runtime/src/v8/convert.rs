@@ -66,6 +66,10 @@ pub(crate) fn js_error(error: JsError) -> InvokeError {
 
 /// A text without its line breaks: it goes into a header.
 fn one_line(text: &str) -> String {
-    let lines: Vec<&str> = text.split(['\r', '\n']).map(str::trim).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> = text
+        .split(['\r', '\n'])
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
     lines.join(" ")
 }

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,8 @@ pub(super) struct Workload {
     pub(super) host: FunctionHost,
     engine: Arc<Shared>,
     queue: Mutex<Queue>,
+    /// The watchdog has it on its list.
+    watched: AtomicBool,
 }
 
 #[derive(Default)]
@@ -57,8 +60,6 @@ struct Queue {
     /// Every instance whose thread has not ended, the one in the slot included.
     instances: Vec<Arc<Instance>>,
     closed: bool,
-    /// The watchdog has it.
-    watched: bool,
 }
 
 /// The instance that takes calls.
@@ -96,6 +97,7 @@ impl Workload {
             host,
             engine,
             queue: Mutex::default(),
+            watched: AtomicBool::new(false),
         })
     }
 
@@ -128,7 +130,7 @@ impl Workload {
             replies,
             deadline,
         });
-        self.watch(&mut queue);
+        self.watch();
         match &queue.slot {
             Slot::Live(instance) if was_empty => {
                 let instance = Arc::clone(instance);
@@ -144,12 +146,19 @@ impl Workload {
         }
     }
 
-    fn watch(self: &Arc<Self>, queue: &mut Queue) {
-        if !queue.watched {
-            queue.watched = true;
+    /// Puts the function on the watchdog's list, after something with a deadline has been noted where
+    /// [`check`](Watched::check) looks for it.
+    fn watch(self: &Arc<Self>) {
+        if !self.watched.swap(true, Ordering::SeqCst) {
             let watched: Weak<Self> = Arc::downgrade(self);
             self.engine.watchdog.watch(watched);
         }
+    }
+
+    /// JavaScript is about to run in an instance.
+    pub(super) fn enter(self: &Arc<Self>, instance: &Instance, deadline: Instant) {
+        instance.enter(deadline);
+        self.watch();
     }
 
     /// Takes no more calls; instances end when the queue and the calls in flight are done.
@@ -162,10 +171,8 @@ impl Workload {
     }
 
     /// An isolate thread has taken the function on and is about to run its top level.
-    pub(super) fn instance_starting(self: &Arc<Self>, instance: &Arc<Instance>) {
-        let mut queue = self.queue.lock();
-        queue.instances.push(Arc::clone(instance));
-        self.watch(&mut queue);
+    pub(super) fn instance_starting(&self, instance: &Arc<Instance>) {
+        self.queue.lock().instances.push(Arc::clone(instance));
     }
 
     /// The instance takes calls from now on.
@@ -256,20 +263,17 @@ impl Workload {
     pub(super) fn finish(&self, instance: &Instance, key: u32, outcome: Result<Reply, InvokeError>) {
         let Some(replies) = instance.end(key) else { return };
         let limit = self.spec.limits.reply_bytes as usize;
-        match outcome {
+        replies.finish(match outcome {
             Ok(reply) if reply.body.len() > limit => {
                 let message = format!("the reply has {} bytes, the limit is {limit}", reply.body.len());
-                replies.finish(Err(InvokeError::new(ErrorKind::PayloadTooLarge, message)));
+                Err(InvokeError::new(ErrorKind::PayloadTooLarge, message))
             }
-            Err(error) => {
-                self.log_error(&error);
-                replies.finish(Err(error));
-            }
-            Ok(reply) => replies.finish(Ok(reply)),
-        }
+            outcome => outcome,
+        });
     }
 
-    /// The error and its stack as a log line of the function.
+    /// An error that belongs to no call, with its stack, as a log line of the function. Those of calls go to the callers'
+    /// sinks, and whoever owns those logs them.
     pub(super) fn log_error(&self, error: &InvokeError) {
         let text = error.stack.as_ref().unwrap_or(&error.message);
         self.host.logs.log(LogLine {
@@ -284,7 +288,7 @@ impl Workload {
         let error = InvokeError::new(ErrorKind::Memory, message.clone());
         let answers = instance.terminate(&error);
         let restart = self.vacate(&mut self.queue.lock(), instance);
-        self.deliver(answers);
+        Self::deliver(answers);
         self.host.events.event(EngineEvent::LimitHit {
             kind: ErrorKind::Memory,
             message,
@@ -304,11 +308,8 @@ impl Workload {
         self.host.events.event(EngineEvent::Condemned { message });
     }
 
-    fn deliver(&self, answers: Vec<Answer>) {
+    fn deliver(answers: Vec<Answer>) {
         for (replies, outcome) in answers {
-            if let Err(error) = &outcome {
-                self.log_error(error);
-            }
             replies.finish(outcome);
         }
     }
@@ -316,11 +317,13 @@ impl Workload {
 
 impl Watched for Workload {
     fn check(self: Arc<Self>, now: Instant) -> bool {
+        // Before looking, so that whoever notes something after the look finds it out of the list and puts it back.
+        self.watched.store(false, Ordering::SeqCst);
         let mut answers = Vec::new();
         let mut limit = None;
         let mut condemned = false;
         let mut restart = false;
-        let watched = {
+        let busy = {
             let mut queue = self.queue.lock();
             while queue.calls.front().is_some_and(|call| call.deadline <= now) {
                 let Some(call) = queue.calls.pop_front() else { break };
@@ -338,10 +341,9 @@ impl Watched for Workload {
                     restart |= self.vacate(&mut queue, &instance);
                 }
             }
-            queue.watched = busy || !queue.calls.is_empty();
-            queue.watched
+            busy || !queue.calls.is_empty()
         };
-        self.deliver(answers);
+        Self::deliver(answers);
         if let Some(message) = limit {
             self.host.events.event(EngineEvent::LimitHit {
                 kind: ErrorKind::WallTimeout,
@@ -354,6 +356,6 @@ impl Watched for Workload {
         if restart {
             self.start_instance(None);
         }
-        watched
+        busy && !self.watched.swap(true, Ordering::SeqCst)
     }
 }

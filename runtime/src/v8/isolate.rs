@@ -113,7 +113,7 @@ impl Isolate {
                 .map(|thrown| *JsError::from_v8_exception(scope, thrown));
             return Err(match error {
                 Some(error) if is_module_syntax(&error) => ScriptError::IsModule,
-                Some(error) => LoadError::Syntax(describe(&error)).into(),
+                Some(error) => LoadError::Syntax(describe(&error, file)).into(),
                 None => ScriptError::Terminated,
             });
         };
@@ -125,7 +125,7 @@ impl Isolate {
                 .exception()
                 .map(|thrown| *JsError::from_v8_exception(scope, thrown));
             return Err(error.map_or(ScriptError::Terminated, |error| {
-                LoadError::Threw(describe(&error)).into()
+                LoadError::Threw(describe(&error, file)).into()
             }));
         };
         let Ok(function) = v8::Local::<v8::Function>::try_from(value) else {
@@ -146,18 +146,19 @@ impl Isolate {
         self.js
             .load_main_es_module_from_code(&file.url, file.code.clone())
             .await
-            .map_err(|error| LoadError::Syntax(describe_core(&error)))
+            .map_err(|error| LoadError::Syntax(describe_core(&error, file)))
     }
 
-    pub(super) fn evaluate_module(
+    pub(super) fn evaluate_module<'f>(
         &mut self,
         id: deno_core::ModuleId,
-    ) -> impl Future<Output = Result<(), LoadError>> + use<> {
+        file: &'f SourceFile,
+    ) -> impl Future<Output = Result<(), LoadError>> + use<'f> {
         let evaluation = self.js.mod_evaluate(id);
         async move {
             evaluation
                 .await
-                .map_err(|error| LoadError::Threw(describe_core(&error)))
+                .map_err(|error| LoadError::Threw(describe_core(&error, file)))
         }
     }
 
@@ -166,7 +167,7 @@ impl Isolate {
         let namespace = self
             .js
             .get_module_namespace(id)
-            .map_err(|error| LoadError::Engine(describe_core(&error)))?;
+            .map_err(|error| LoadError::Engine(error.to_string()))?;
         deno_core::scope!(scope, self.js);
         v8::tc_scope!(let scope, scope);
         let namespace = v8::Local::new(scope, namespace);
@@ -374,27 +375,25 @@ fn is_module_syntax(error: &JsError) -> bool {
     .any(|construct| message.contains(construct))
 }
 
-fn describe_core(error: &CoreError) -> String {
+fn describe_core(error: &CoreError, file: &SourceFile) -> String {
     match error.as_kind() {
-        CoreErrorKind::Js(error) => describe(error),
+        CoreErrorKind::Js(error) => describe(error, file),
         error => error.to_string(),
     }
 }
 
-/// The error with its stack or, for a syntax error, its position and the source line.
-fn describe(error: &JsError) -> String {
-    let message = error
-        .exception_message
-        .strip_prefix("Uncaught ")
-        .unwrap_or(&error.exception_message);
-    let mut text = message.to_owned();
-    for frame in &error.frames {
-        if let (Some(file), Some(line), Some(column)) = (&frame.file_name, frame.line_number, frame.column_number) {
-            text.push_str(&format!("\n    at {file}:{line}:{column}"));
+/// The error, the line of the source it points at with a mark below the place, and its stack.
+fn describe(error: &JsError, file: &SourceFile) -> String {
+    let message = &error.exception_message;
+    let mut text = message.strip_prefix("Uncaught ").unwrap_or(message).to_owned();
+    for (index, frame) in error.frames.iter().enumerate() {
+        let (Some(name), Some(line), Some(column)) = (&frame.file_name, frame.line_number, frame.column_number) else {
+            continue;
+        };
+        if index == 0 && name == file.url.as_str() {
+            text.push_str(&file.excerpt(line, column));
         }
-    }
-    if let Some(line) = &error.source_line {
-        text.push_str(&format!("\n    {}", line.trim()));
+        text.push_str(&format!("\n    at {name}:{line}:{column}"));
     }
     text
 }

@@ -8,6 +8,9 @@ use deno_error::JsErrorBox;
 
 use crate::engine::{FunctionSpec, LoadError};
 
+/// Characters of a source line shown to each side of a place in it: bundles have very long lines.
+const EXCERPT_MARGIN: usize = 60;
+
 /// The source of a function and the URL it has in stack traces.
 pub(super) struct SourceFile {
     pub(super) url: ModuleSpecifier,
@@ -24,6 +27,22 @@ impl SourceFile {
             url,
             code: code.to_owned(),
         })
+    }
+
+    /// The line, cut around the column, and a mark below it, each after a line break; lines and columns count from 1.
+    pub(super) fn excerpt(&self, line: i64, column: i64) -> String {
+        let index = |number: i64| usize::try_from(number - 1).ok();
+        let (Some(line), Some(column)) = (index(line), index(column)) else {
+            return String::new();
+        };
+        let Some(line) = self.code.lines().nth(line) else {
+            return String::new();
+        };
+        let skipped = column.saturating_sub(EXCERPT_MARGIN);
+        let shown: String = line.chars().skip(skipped).take(2 * EXCERPT_MARGIN).collect();
+        let indent = shown.chars().count() - shown.trim_start().chars().count();
+        let mark = (column - skipped).saturating_sub(indent);
+        format!("\n    {}\n    {:mark$}^", shown.trim(), "")
     }
 }
 

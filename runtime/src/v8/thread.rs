@@ -131,7 +131,7 @@ struct Lost;
 impl Link {
     /// Runs JavaScript under the watchdog's eyes.
     fn run<T>(&self, deadline: Instant, code: impl FnOnce() -> T) -> Result<T, Lost> {
-        self.instance.enter(deadline);
+        self.workload.enter(&self.instance, deadline);
         let value = code();
         if self.instance.leave() { Ok(value) } else { Err(Lost) }
     }
@@ -152,7 +152,10 @@ impl Link {
             Err(ScriptError::Terminated) => Err(lost(Lost)),
             Err(ScriptError::IsModule) => {
                 let id = isolate.load_module(source).await?;
-                let evaluation = pin!(self.run(deadline, || isolate.evaluate_module(id)).map_err(lost)?);
+                let evaluation = pin!(
+                    self.run(deadline, || isolate.evaluate_module(id, source))
+                        .map_err(lost)?
+                );
                 let evaluated = self.finish_evaluation(isolate, evaluation, deadline);
                 tokio::time::timeout_at(deadline.into(), evaluated)
                     .await
@@ -244,7 +247,6 @@ impl Link {
                 ErrorKind::Exception,
                 "the function's promise can never settle: no host call, timer or promise is left that could settle it",
             );
-            self.workload.log_error(&error);
             replies.finish(Err(error));
         }
     }
