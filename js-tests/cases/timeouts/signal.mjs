@@ -1,7 +1,6 @@
 // The signal of the context is aborted when the time is up; the answer is the timeout all the same.
 // @wall-ms 300
 // @error wall_timeout
-// @log-contains ERROR wall-clock limit
 // @log INFO aborted TimeoutError
 export default (msg, env, ctx) =>
   new Promise((resolve) => {
