@@ -57,10 +57,10 @@ pub async fn serve(
     let end = session.run().await;
     outbox.close();
     // What is queued still goes out, unless the node does not read it any more.
-    if end.is_ok() {
-        if let Ok(Err(error)) = (&mut write).await {
-            tracing::debug!(%error, "the link ended while writing");
-        }
+    if end.is_ok()
+        && let Ok(Err(error)) = (&mut write).await
+    {
+        tracing::debug!(%error, "the link ended while writing");
     }
     write.abort();
     end

@@ -143,25 +143,27 @@ impl<M: Message> Outbox<M> {
     /// # Errors
     /// [`SendError`].
     pub fn try_send(&self, message: M, room: usize) -> Result<(), SendError> {
-        let mut queue = self.shared.queue.lock();
-        if queue.waiting >= room && !queue.closed {
-            return Err(SendError::Full);
-        }
-        let was_idle = queue.push(message)?;
-        drop(queue);
-        if was_idle {
+        if self.push(message, room)? {
             self.shared.task.wake();
         }
         Ok(())
     }
 
-    /// Queues a message as [`send`](Self::send) does and writes at once, on this thread, if nothing else was waiting.
-    /// Never blocks: what the transport does not take is left to the writing task.
+    fn push(&self, message: M, room: usize) -> Result<bool, SendError> {
+        let mut queue = self.shared.queue.lock();
+        if queue.waiting >= room && !queue.closed {
+            return Err(SendError::Full);
+        }
+        queue.push(message)
+    }
+
+    /// Queues a message as [`try_send`](Self::try_send) does and writes at once, on this thread, if nothing else was
+    /// queued. Never blocks: what the transport does not take is left to the writing task.
     ///
     /// # Errors
-    /// [`SendError::Closed`], [`SendError::TooLarge`].
-    pub fn send_now(&self, message: M) -> Result<(), SendError> {
-        if self.shared.queue.lock().push(message)? {
+    /// [`SendError`].
+    pub fn send_now(&self, message: M, room: usize) -> Result<(), SendError> {
+        if self.push(message, room)? {
             self.shared.write_or_wake();
         }
         Ok(())

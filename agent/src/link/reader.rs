@@ -1,6 +1,7 @@
 //! The receiving half of a link.
 
 use std::fmt;
+use std::io;
 use std::marker::PhantomData;
 
 use bytes::BytesMut;
@@ -55,7 +56,13 @@ impl<M: Message> LinkReader<M> {
                 Taken::Missing(missing) => missing,
             };
             self.make_room(missing);
-            if self.io.read_buf(&mut self.buffer).await? == 0 {
+            let read = match self.io.read_buf(&mut self.buffer).await {
+                Ok(read) => read,
+                // A peer that dies with unread bytes resets the link; that is an end like any other.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+                Err(error) => return Err(error.into()),
+            };
+            if read == 0 {
                 return if self.buffer.is_empty() {
                     Ok(None)
                 } else {

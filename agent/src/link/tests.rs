@@ -559,7 +559,7 @@ async fn a_lone_message_is_written_by_its_sender() {
         takes: true,
     });
     // The writing task is not even running.
-    outbox.send_now(NodeToAgent::Drain).unwrap();
+    outbox.send_now(NodeToAgent::Drain, usize::MAX).unwrap();
     assert_eq!(writes.load(Ordering::Relaxed), 1);
     assert_eq!(outbox.waiting(), 0);
 }

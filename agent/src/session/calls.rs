@@ -54,7 +54,7 @@ impl LinkReply {
         let alone = self.shared.in_flight.load(Ordering::Acquire) == 1;
         let sent = if alone {
             // No other answer is about to join this one: write it here and spare the link thread a wake-up.
-            self.shared.outbox.send_now(message)
+            self.shared.outbox.send_now(message, usize::MAX)
         } else {
             self.shared.outbox.send(message)
         };

@@ -82,6 +82,9 @@ struct Deployed {
     host_calls: Arc<Semaphore>,
 }
 
+/// What there is under an id that the agent named: nothing if it has been removed, a fault if it never was there.
+type Known<T> = Result<Option<T>, Fault>;
+
 /// Why a function is not on the agent it was sent to.
 #[derive(Debug)]
 pub(super) enum DeployError {
@@ -269,18 +272,14 @@ impl Agent {
     }
 
     /// The slot of a function, and its places for host calls; None if it was undeployed.
-    pub(super) fn function(&self, function: FunctionId) -> Result<Option<(Arc<Slot>, Arc<Semaphore>)>, Fault> {
+    pub(super) fn function(&self, function: FunctionId) -> Known<(Arc<Slot>, Arc<Semaphore>)> {
         let mut state = self.state.lock();
         let deployed = state.function(function)?;
         Ok(deployed.map(|deployed| (deployed.slot.clone(), deployed.host_calls.clone())))
     }
 
     /// The slot a log line goes to, unless the function says too much; and how many lines were refused, now and then.
-    pub(super) fn admit_log(
-        &self,
-        function: FunctionId,
-        bytes: usize,
-    ) -> Result<Option<(Arc<Slot>, Option<u64>)>, Fault> {
+    pub(super) fn admit_log(&self, function: FunctionId, bytes: usize) -> Known<(Arc<Slot>, Option<u64>)> {
         let mut state = self.state.lock();
         let deployed = state.function(function)?;
         Ok(deployed.and_then(|deployed| {
@@ -290,7 +289,7 @@ impl Agent {
     }
 
     /// The slot an event goes to, unless there are too many.
-    pub(super) fn admit_event(&self, function: FunctionId) -> Result<Option<Arc<Slot>>, Fault> {
+    pub(super) fn admit_event(&self, function: FunctionId) -> Known<Arc<Slot>> {
         let mut state = self.state.lock();
         let deployed = state.function(function)?;
         Ok(deployed.and_then(|deployed| deployed.events.admit(0).then(|| deployed.slot.clone())))
@@ -338,7 +337,7 @@ impl Agent {
 
 impl State {
     /// A function by the agent's word: None if it was undeployed, a fault if it never was here.
-    fn function(&mut self, function: FunctionId) -> Result<Option<&mut Deployed>, Fault> {
+    fn function(&mut self, function: FunctionId) -> Known<&mut Deployed> {
         if function.0 == 0 || function.0 > self.last_function {
             return Err(Fault::Violation("frame about a function it was never given"));
         }

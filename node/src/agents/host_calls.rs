@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use nex_agent::link::{BULK_ROOM, CallId, FunctionId, MAX_PENDING_HOST_CALLS, NodeToAgent, SendError};
+use nex_agent::link::{BULK_ROOM, CallId, FunctionId, MAX_PENDING_HOST_CALLS, Message, NodeToAgent, SendError};
 use nex_runtime::host_services::{HostError, HostErrorCode, HostRequest, HostResponse};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -17,6 +17,10 @@ use super::error::Fault;
 
 /// KiB of request payloads one agent may have pending.
 const MAX_PENDING_KIB: usize = 256 << 10;
+
+/// Bytes waiting for an agent beyond which it is not even told of errors: more than one largest result and the rest of
+/// an honest backlog.
+const ERROR_ROOM: usize = NodeToAgent::LIMITS.payload + 4 * BULK_ROOM;
 
 /// The calls of one agent that are being carried out.
 #[derive(Debug)]
@@ -61,9 +65,9 @@ impl HostCalls {
 
 /// Starts one call of a function on this agent. Its answer goes back over the link.
 pub(super) fn start(agent: &Arc<Agent>, function: FunctionId, call: CallId, request: HostRequest) -> Result<(), Fault> {
-    let refused = |code, message: &str| {
-        answer_error(agent, call, HostError::new(code, message));
-        Ok(())
+    let refused = |code, message: &str| match answer_error(agent, call, HostError::new(code, message)) {
+        Err(SendError::Full) => Err(Fault::Violation("it asks and does not read the answers")),
+        _ => Ok(()),
     };
     let Some((slot, places)) = agent.function(function)? else {
         return refused(HostErrorCode::Unavailable, "the function is being stopped");
@@ -103,23 +107,22 @@ pub(super) fn start(agent: &Arc<Agent>, function: FunctionId, call: CallId, requ
 }
 
 async fn answer(agent: &Agent, call: CallId, outcome: Result<HostResponse, HostError>) {
-    let response = match outcome {
-        Ok(response) => response,
-        Err(error) => return answer_error(agent, call, error),
+    let sent = match outcome {
+        Ok(response) => {
+            let message = NodeToAgent::HostResult { call, response };
+            agent.outbox.send_when_room(message, BULK_ROOM).await
+        }
+        Err(error) => answer_error(agent, call, error),
     };
-    let message = NodeToAgent::HostResult { call, response };
-    match agent.outbox.send_when_room(message, BULK_ROOM).await {
-        Ok(()) | Err(SendError::Closed | SendError::Full) => {}
-        Err(SendError::TooLarge) => answer_error(
-            agent,
-            call,
-            HostError::new(HostErrorCode::LimitExceeded, "the result is too large for the link"),
-        ),
+    if sent == Err(SendError::TooLarge) {
+        let error = HostError::new(HostErrorCode::LimitExceeded, "the result is too large for the link");
+        _ = answer_error(agent, call, error);
     }
 }
 
-fn answer_error(agent: &Agent, call: CallId, error: HostError) {
-    if let Err(error) = agent.outbox.send(NodeToAgent::HostError { call, error }) {
-        tracing::debug!(agent = agent.id, %error, "host error not sent");
-    }
+/// Errors are small and go out even when the link is congested, but not without end.
+fn answer_error(agent: &Agent, call: CallId, error: HostError) -> Result<(), SendError> {
+    agent
+        .outbox
+        .try_send(NodeToAgent::HostError { call, error }, ERROR_ROOM)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nex_agent::link::{AgentToNode, FunctionId, LinkReader};
+use nex_agent::link::{AgentToNode, FunctionId, LinkError, LinkReader};
 use nex_runtime::engine::EngineEvent;
 use nex_runtime::logs::{LogLevel, LogLine, MAX_LOG_LINE};
 
@@ -21,7 +21,8 @@ pub(super) async fn read(pool: Arc<Pool>, agent: Arc<Agent>, mut reader: LinkRea
                     break fault;
                 }
             }
-            Ok(None) => break Fault::LinkClosed,
+            // Inside a frame or between two, that is how a dying agent's link ends.
+            Ok(None) | Err(LinkError::Truncated) => break Fault::LinkClosed,
             Err(error) => break Fault::Link(error),
         }
     };

@@ -41,7 +41,7 @@ impl Agent {
         replies: Box<dyn ReplySink>,
         deadline: Instant,
     ) -> Submitted {
-        let call = {
+        let (call, alone) = {
             let mut state = self.state.lock();
             let state = &mut *state;
             if matches!(state.condition, Condition::Dead(_)) {
@@ -71,14 +71,20 @@ impl Agent {
                     reply_bytes: limits.reply_bytes as usize,
                 },
             );
-            call
+            (call, state.in_flight == 1)
         };
         let message = NodeToAgent::Trigger {
             call,
             function,
             trigger,
         };
-        let error = match self.outbox.try_send(message, BULK_ROOM) {
+        let sent = if alone {
+            // The agent has nothing to do: write it here, at once. Calls that follow closely go out together.
+            self.outbox.send_now(message, BULK_ROOM)
+        } else {
+            self.outbox.try_send(message, BULK_ROOM)
+        };
+        let error = match sent {
             // If the link is closed, the agent's end answers the call.
             Ok(()) | Err(SendError::Closed) => return Submitted::Sent,
             Err(SendError::Full) => InvokeError::new(ErrorKind::Overloaded, "the link to the agent is congested"),
