@@ -52,6 +52,7 @@ pub(super) struct Agent {
     /// Functions that were loading when an agent died load alone, so that the next death has one suspect.
     loading: tokio::sync::RwLock<()>,
     owner: OnceLock<Owner>,
+    born: Instant,
     state: Mutex<State>,
 }
 
@@ -88,7 +89,7 @@ type Known<T> = Result<Option<T>, Fault>;
 /// Why a function is not on the agent it was sent to.
 #[derive(Debug)]
 pub(super) enum DeployError {
-    /// The agent went out of service before it was asked.
+    /// The agent went out of service, or filled up, before it was asked.
     OutOfService,
     /// The agent died of it, or with it.
     Died(String),
@@ -121,6 +122,7 @@ impl Agent {
             progress: Notify::new(),
             loading: tokio::sync::RwLock::new(()),
             owner: OnceLock::new(),
+            born: Instant::now(),
             state: Mutex::new(State {
                 condition: Condition::Serving,
                 functions: HashMap::new(),
@@ -158,6 +160,15 @@ impl Agent {
         matches!(self.state.lock().condition, Condition::Dead(_))
     }
 
+    pub(super) fn age(&self) -> Duration {
+        self.born.elapsed()
+    }
+
+    /// The functions on it, loading ones included.
+    pub(super) fn slots(&self) -> Vec<Arc<Slot>> {
+        self.state.lock().slots()
+    }
+
     pub(super) fn function_count(&self) -> usize {
         self.state.lock().functions.len()
     }
@@ -172,8 +183,8 @@ impl Agent {
 
     // ---- functions ----
 
-    /// Loads a function here and waits for the outcome.
-    pub(super) async fn deploy(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<Placement, DeployError> {
+    /// Loads a function here, unless there are `max` already, and waits for the outcome.
+    pub(super) async fn deploy(self: &Arc<Self>, slot: &Arc<Slot>, max: usize) -> Result<Placement, DeployError> {
         // Held until the agent has answered.
         let (_alone, _shared) = if slot.is_suspect() {
             (Some(self.loading.write().await), None)
@@ -181,7 +192,7 @@ impl Agent {
             (None, Some(self.loading.read().await))
         };
         let (sender, outcome) = oneshot::channel();
-        let function = self.add_function(slot, sender)?;
+        let function = self.add_function(slot, max, sender)?;
         // Whatever happens from here on, a function without a placement does not stay.
         let mut undeploy = UndeployOnDrop {
             agent: self,
@@ -216,6 +227,7 @@ impl Agent {
     fn add_function(
         &self,
         slot: &Arc<Slot>,
+        max: usize,
         loading: oneshot::Sender<Result<(), LoadError>>,
     ) -> Result<FunctionId, DeployError> {
         let same = self
@@ -223,7 +235,7 @@ impl Agent {
             .get()
             .is_some_and(|owner| owner.namespace == slot.spec.namespace);
         let mut state = self.state.lock();
-        if !same || !matches!(state.condition, Condition::Serving) {
+        if !same || !matches!(state.condition, Condition::Serving) || state.functions.len() >= max {
             return Err(DeployError::OutOfService);
         }
         state.last_function += 1;

@@ -44,8 +44,8 @@ struct State {
     /// In service; an agent that drains or is dead is not listed.
     owned: HashMap<Owner, Vec<Arc<Agent>>>,
     starting: usize,
-    /// Deploys waiting for an agent.
-    waiting: usize,
+    /// Owners whose deploys wait for an agent, and how many of them.
+    waiting: HashMap<Owner, usize>,
     /// Starts that failed, and agents that died before they were used, since the last success.
     failures: u32,
     last_failure: Option<AgentError>,
@@ -76,14 +76,22 @@ const MAX_FIRST_ATTEMPTS: u32 = 3;
 /// Pause before another agent is tried in place of one that has just gone out of service.
 const RETRY_AFTER: Duration = Duration::from_millis(1);
 
+/// What calls are told from the beginning of a shutdown on.
+const SHUTTING_DOWN: &str = "the node is shutting down";
+
 /// How often waiting calls are looked at while their function is moved.
 const EXPIRE_EVERY: Duration = Duration::from_millis(50);
+
+/// Agents that die unused within this time count as failed starts.
+const START_TRIAL: Duration = Duration::from_secs(5);
 
 const START_BACK_OFF: Duration = Duration::from_millis(100);
 const MAX_START_BACK_OFF: Duration = Duration::from_secs(5);
 
 impl Pool {
-    pub(super) fn new(config: AgentPoolConfig, events: broadcast::Sender<AgentEvent>) -> Arc<Self> {
+    pub(super) fn new(mut config: AgentPoolConfig, events: broadcast::Sender<AgentEvent>) -> Arc<Self> {
+        // An agent that may have none could never be of use.
+        config.max_functions_per_agent = config.max_functions_per_agent.max(1);
         Arc::new(Self {
             config,
             runtime: Handle::current(),
@@ -127,7 +135,8 @@ impl Pool {
         loop {
             let wanted = {
                 let mut state = self.state.lock();
-                let wanted = (self.config.warm_size + state.waiting).saturating_sub(state.warm.len() + state.starting);
+                let wanted =
+                    (self.config.warm_size + state.waiting.len()).saturating_sub(state.warm.len() + state.starting);
                 state.starting += wanted;
                 wanted
             };
@@ -217,7 +226,7 @@ impl Pool {
                 return Ok(agent);
             }
             if place.is_none() {
-                place = Some(WaitingPlace::take(self));
+                place = Some(WaitingPlace::take(self, owner));
             }
             if tokio::time::timeout_at(deadline, warmed).await.is_err() {
                 let cause = self.state.lock().last_failure.clone();
@@ -259,11 +268,14 @@ impl Pool {
     async fn place(&self, slot: &Arc<Slot>) -> Result<(), PlaceError> {
         let owner = self.owner_of(slot);
         let agent = self.acquire(&owner).await.map_err(PlaceError::Agent)?;
-        let placement = agent.deploy(slot).await.map_err(|error| match error {
-            DeployError::OutOfService => PlaceError::OutOfService,
-            DeployError::Died(message) => PlaceError::Died(message),
-            DeployError::Load(error) => PlaceError::Load(error),
-        })?;
+        let placement = agent
+            .deploy(slot, self.config.max_functions_per_agent)
+            .await
+            .map_err(|error| match error {
+                DeployError::OutOfService => PlaceError::OutOfService,
+                DeployError::Died(message) => PlaceError::Died(message),
+                DeployError::Load(error) => PlaceError::Load(error),
+            })?;
         {
             let mut state = self.state.lock();
             state.failures = 0;
@@ -326,7 +338,7 @@ impl Pool {
         let outcome = loop {
             tokio::select! {
                 biased;
-                () = self.closing.cancelled() => break Err("the node is shutting down".to_owned()),
+                () = self.closing.cancelled() => break Err(SHUTTING_DOWN.to_owned()),
                 outcome = &mut moving => break outcome,
                 _ = expire.tick() => slot.expire(Instant::now()),
             }
@@ -391,7 +403,8 @@ impl Pool {
             return;
         };
         let unused = self.withdraw(agent);
-        if unused && !self.closing.is_cancelled() {
+        // One that dies young would do so again at once.
+        if unused && agent.age() < START_TRIAL && !self.closing.is_cancelled() {
             let mut state = self.state.lock();
             state.failures += 1;
             let message = format!("the agent {}", wreck.message);
@@ -511,7 +524,12 @@ impl Pool {
 
     /// Lets the calls in flight finish, for so long, and ends every agent.
     pub(super) async fn shut_down(&self) {
-        for agent in self.close() {
+        let agents = self.close();
+        for slot in agents.iter().flat_map(|agent| agent.slots()) {
+            // What is in flight stays so, for as long as the agent is there.
+            _ = slot.end(SHUTTING_DOWN);
+        }
+        for agent in agents {
             agent.stop(self.config.shutdown_grace);
         }
         self.tasks.close();
@@ -526,19 +544,28 @@ impl Pool {
     }
 }
 
-/// Counts a deploy that waits for an agent, so that one is started for it.
-struct WaitingPlace<'a>(&'a Pool);
+/// Counts a deploy that waits for an agent, so that one is started for its owner.
+struct WaitingPlace<'a> {
+    pool: &'a Pool,
+    owner: &'a Owner,
+}
 
 impl<'a> WaitingPlace<'a> {
-    fn take(pool: &'a Pool) -> Self {
-        pool.state.lock().waiting += 1;
+    fn take(pool: &'a Pool, owner: &'a Owner) -> Self {
+        *pool.state.lock().waiting.entry(owner.clone()).or_default() += 1;
         pool.refill.notify_one();
-        Self(pool)
+        Self { pool, owner }
     }
 }
 
 impl Drop for WaitingPlace<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().waiting -= 1;
+        let mut state = self.pool.state.lock();
+        if let Some(count) = state.waiting.get_mut(self.owner) {
+            *count -= 1;
+            if *count == 0 {
+                state.waiting.remove(self.owner);
+            }
+        }
     }
 }

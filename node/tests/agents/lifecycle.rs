@@ -151,6 +151,26 @@ async fn many_deploys_at_once_for_one_namespace_end_on_one_agent() {
 }
 
 #[tokio::test]
+async fn an_agent_takes_no_more_functions_than_it_may() {
+    let pool = AgentPool::start(AgentPoolConfig {
+        max_functions_per_agent: 4,
+        ..config("toy")
+    })
+    .await
+    .unwrap();
+    let loads = (0..10).map(|i| try_load(&pool, spec("ns", &i.to_string(), "pid")));
+    let functions = futures::future::join_all(loads).await;
+    let serving = pool
+        .agents()
+        .into_iter()
+        .filter(|agent| agent.state == AgentState::Serving);
+    let counts: Vec<usize> = serving.map(|agent| agent.functions.len()).collect();
+    assert_eq!(counts.iter().sum::<usize>(), 10);
+    assert!(counts.iter().all(|&count| count <= 4), "{counts:?}");
+    drop(functions);
+}
+
+#[tokio::test]
 async fn workloads_have_agents_of_their_own_if_so_wished_or_if_one_is_full() {
     let alone = AgentPoolConfig {
         isolation: Isolation::Workload,
@@ -264,6 +284,8 @@ async fn shutdown_answers_what_is_in_flight_and_leaves_no_process() {
     let (_, code) = stopped(&mut events).await;
     assert_eq!(code, 0);
     assert!(!shutdown.is_finished());
+    // New calls are turned away at once, the one in flight is not.
+    assert_eq!(within(call(&gate, "")).await.unwrap_err().kind, ErrorKind::NotReady);
     _ = asked.answer.send(Ok(HostResult::Value.into()));
     within(answer).await.unwrap().unwrap();
     within(shutdown).await.unwrap();
