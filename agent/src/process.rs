@@ -1,4 +1,4 @@
-//! The agent as a process: arguments, logs, signals, panics and exit codes around a [session](crate::session).
+//! The agent as a process: arguments, logs, signals, panics and exit codes around a session.
 //!
 //! The process ends when its link does, so it never outlives its node, and ends by `_exit`: threads may be busy in code
 //! that cannot be stopped, and no destructor may run beside them.

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-/// A token bucket that counts what it refuses. One log line costs one token and one more per [`CHARGE`] bytes.
+/// A token bucket that counts what it refuses. One log line costs one token and one more per 256 bytes.
 #[derive(Debug)]
 pub struct Throttle {
     tokens: f64,

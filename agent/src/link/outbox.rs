@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::task::AtomicWaker;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 
@@ -143,18 +143,7 @@ impl<M: Message> Outbox<M> {
     /// # Errors
     /// [`SendError`].
     pub fn try_send(&self, message: M, room: usize) -> Result<(), SendError> {
-        if self.push(message, room)? {
-            self.shared.task.wake();
-        }
-        Ok(())
-    }
-
-    fn push(&self, message: M, room: usize) -> Result<bool, SendError> {
-        let mut queue = self.shared.queue.lock();
-        if queue.waiting >= room && !queue.closed {
-            return Err(SendError::Full);
-        }
-        queue.push(message)
+        self.shared.push_and_wake(self.shared.queue.lock(), message, room)
     }
 
     /// Queues a message as [`try_send`](Self::try_send) does and writes at once, on this thread, if nothing else was
@@ -163,7 +152,8 @@ impl<M: Message> Outbox<M> {
     /// # Errors
     /// [`SendError`].
     pub fn send_now(&self, message: M, room: usize) -> Result<(), SendError> {
-        if self.push(message, room)? {
+        let was_idle = self.shared.queue.lock().push(message, room)?;
+        if was_idle {
             self.shared.write_or_wake();
         }
         Ok(())
@@ -181,13 +171,8 @@ impl<M: Message> Outbox<M> {
             let mut freed = pin!(self.shared.room.notified());
             {
                 let mut queue = self.shared.queue.lock();
-                if queue.waiting < room || queue.closed {
-                    let was_idle = queue.push(message)?;
-                    drop(queue);
-                    if was_idle {
-                        self.shared.task.wake();
-                    }
-                    return Ok(());
+                if !queue.is_full(room) {
+                    return self.shared.push_and_wake(queue, message, room);
                 }
                 freed.as_mut().enable();
                 queue.waiters += 1;
@@ -203,25 +188,15 @@ impl<M: Message> Outbox<M> {
     /// [`SendError`].
     pub fn send_blocking(&self, message: M, room: usize, patience: Duration) -> Result<(), SendError> {
         let mut queue = self.shared.queue.lock();
-        if queue.waiting >= room && !queue.closed {
+        if queue.is_full(room) {
             let until = Instant::now() + patience;
             queue.waiters += 1;
-            let timed_out = self
-                .shared
+            self.shared
                 .room_blocking
-                .wait_while_until(&mut queue, |queue| queue.waiting >= room && !queue.closed, until)
-                .timed_out();
+                .wait_while_until(&mut queue, |queue| queue.is_full(room), until);
             queue.waiters -= 1;
-            if timed_out {
-                return Err(SendError::Full);
-            }
         }
-        let was_idle = queue.push(message)?;
-        drop(queue);
-        if was_idle {
-            self.shared.task.wake();
-        }
-        Ok(())
+        self.shared.push_and_wake(queue, message, room)
     }
 
     /// Lets what is queued go out, then ends the stream. Nothing is accepted any more.
@@ -248,10 +223,18 @@ impl Drop for Waiter<'_> {
 }
 
 impl Queue {
+    /// Whether a sender who asks for so much room has to wait; on a closed link nobody does.
+    fn is_full(&self, room: usize) -> bool {
+        self.waiting >= room && !self.closed
+    }
+
     /// Appends a message; tells whether nothing was queued before it, so that somebody must see to the writing.
-    fn push<M: Message>(&mut self, message: M) -> Result<bool, SendError> {
+    fn push<M: Message>(&mut self, message: M, room: usize) -> Result<bool, SendError> {
         if self.closed {
             return Err(SendError::Closed);
+        }
+        if self.is_full(room) {
+            return Err(SendError::Full);
         }
         let was_idle = self.chunks.is_empty() && self.tail.is_empty();
         let start = self.tail.len();
@@ -280,6 +263,21 @@ impl Queue {
 }
 
 impl Shared {
+    /// Appends a message and leaves the writing to the task.
+    fn push_and_wake<M: Message>(
+        &self,
+        mut queue: MutexGuard<'_, Queue>,
+        message: M,
+        room: usize,
+    ) -> Result<(), SendError> {
+        let was_idle = queue.push(message, room)?;
+        drop(queue);
+        if was_idle {
+            self.task.wake();
+        }
+        Ok(())
+    }
+
     /// Writes until nothing waits or the transport takes no more.
     fn poll_write(&self, writer: &mut Writer, cx: &mut Context<'_>) -> Poll<io::Result<Written>> {
         loop {
