@@ -19,7 +19,7 @@ mod malformed_deploys;
 mod malformed_others;
 #[path = "control/shapes.rs"]
 mod shapes;
-#[path = "control/trust.rs"]
-mod trust;
 #[path = "control/triggers.rs"]
 mod triggers;
+#[path = "control/trust.rs"]
+mod trust;
