@@ -461,3 +461,15 @@ async fn background_code_that_does_not_end_is_terminated() {
     }
     assert_eq!(function.call("s", "").await.unwrap().body, "fine");
 }
+
+#[tokio::test]
+async fn invocations_have_unique_ids_even_after_their_instance_was_replaced() {
+    let source = "export default (msg, env, ctx) => { if (msg.text() === 'spin') for (;;) {} return ctx.id }";
+    let function = short(Duration::from_millis(100)).load(source).await.unwrap();
+    let mut ids = std::collections::HashSet::new();
+    for _ in 0..3 {
+        assert!(ids.insert(function.call("s", "").await.unwrap().body));
+        assert!(ids.insert(function.call("s", "").await.unwrap().body));
+        function.call("s", "spin").await.unwrap_err();
+    }
+}

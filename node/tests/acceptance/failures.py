@@ -47,10 +47,11 @@ class Neighbour:
         self.nc = nc
         self.calls = 0
         self.slowest = 0.0
+        self.stopped = False
         self.task = asyncio.create_task(self.call_on())
 
     async def call_on(self):
-        while True:
+        while not self.stopped:
             start = time.monotonic()
             payload = f"{self.calls}".encode()
             check(await call(self.nc, "identity", payload, timeout=5), payload, "neighbour")
@@ -59,12 +60,9 @@ class Neighbour:
             await asyncio.sleep(0.01)
 
     async def stop(self):
-        if not self.task.done():
-            self.task.cancel()
-        try:
-            await self.task
-        except asyncio.CancelledError:
-            pass
+        # Not by cancelling the task: before Python 3.12, `wait_for` can swallow that.
+        self.stopped = True
+        await self.task
         return self.calls, self.slowest
 
 

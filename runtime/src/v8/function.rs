@@ -59,6 +59,8 @@ struct Queue {
     slot: Slot,
     /// Every instance whose thread has not ended, the one in the slot included.
     instances: Vec<Arc<Instance>>,
+    /// Names invocations, uniquely among all instances.
+    last_key: u32,
     closed: bool,
 }
 
@@ -238,7 +240,9 @@ impl Workload {
             replies,
             deadline,
         } = queue.calls.pop_front()?;
-        let key = instance.begin(replies, deadline);
+        queue.last_key = queue.last_key.wrapping_add(1);
+        let key = queue.last_key;
+        instance.begin(key, replies, deadline);
         Some(Begun { key, trigger, deadline })
     }
 

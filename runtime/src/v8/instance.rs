@@ -31,7 +31,6 @@ pub(super) struct Instance {
 struct State {
     status: Status,
     in_flight: HashMap<u32, InFlight>,
-    last_key: u32,
     entry: Option<Entry>,
     /// Invocations answered by the watchdog while they awaited; the thread aborts their signals.
     timed_out: Vec<u32>,
@@ -94,13 +93,9 @@ impl Instance {
         self.state.lock().in_flight.len()
     }
 
-    /// Begins an invocation and names it.
-    pub(super) fn begin(&self, replies: Box<dyn ReplySink>, deadline: Instant) -> u32 {
-        let mut state = self.state.lock();
-        state.last_key = state.last_key.wrapping_add(1);
-        let key = state.last_key;
-        state.in_flight.insert(key, InFlight { replies, deadline });
-        key
+    /// Begins the invocation named `key`.
+    pub(super) fn begin(&self, key: u32, replies: Box<dyn ReplySink>, deadline: Instant) {
+        self.state.lock().in_flight.insert(key, InFlight { replies, deadline });
     }
 
     /// Ends an invocation; `None` when it was answered before.

@@ -1,9 +1,9 @@
 //! One isolate: a deno_core runtime from our snapshot, with the host's traces taken off its global, and at most one
 //! function loaded into it. Lives and dies on its thread; knows nothing of queues or deadlines.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use deno_core::error::{CoreError, CoreErrorKind, JsError};
 use deno_core::{JsRuntime, PollEventLoopOptions, RuntimeOptions, serde_v8, v8};
@@ -11,7 +11,7 @@ use deno_core::{JsRuntime, PollEventLoopOptions, RuntimeOptions, serde_v8, v8};
 use super::convert;
 use super::loader::{NoImports, SourceFile};
 use super::ops::{OpHost, nex};
-use crate::engine::LoadError;
+use crate::engine::{FunctionSpec, LoadError};
 use crate::invocation::{ErrorKind, InvokeError, Reply, Trigger};
 
 static STARTUP_SNAPSHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/startup_snapshot.bin"));
@@ -30,7 +30,7 @@ struct Api {
     abort: v8::Global<v8::Function>,
     call_message: v8::Global<v8::Function>,
     finish: v8::Global<v8::Function>,
-    set_vars: v8::Global<v8::Function>,
+    assign: v8::Global<v8::Function>,
 }
 
 /// What triggers call.
@@ -78,14 +78,15 @@ impl Isolate {
     }
 
     /// Gives the isolate to a function for the rest of its life.
-    pub(super) fn assign(&mut self, host: Rc<dyn OpHost>, vars: &BTreeMap<String, String>) -> Result<(), LoadError> {
+    pub(super) fn assign(&mut self, host: Rc<dyn OpHost>, spec: &FunctionSpec) -> Result<(), LoadError> {
         self.js.op_state().borrow_mut().put(Rc::clone(&host));
         self.host = Some(host);
         deno_core::scope!(scope, self.js);
-        let vars = serde_v8::to_v8(scope, vars).map_err(|error| LoadError::Engine(error.to_string()))?;
+        let arguments = serde_v8::to_v8(scope, &spec.id).and_then(|id| Ok([id, serde_v8::to_v8(scope, &spec.vars)?]));
+        let arguments = arguments.map_err(|error| LoadError::Engine(error.to_string()))?;
         let receiver = v8::undefined(scope).into();
-        v8::Local::new(scope, &self.api.set_vars)
-            .call(scope, receiver, &[vars])
+        v8::Local::new(scope, &self.api.assign)
+            .call(scope, receiver, &arguments)
             .map(drop)
             .ok_or_else(|| LoadError::Engine("the environment could not be set".into()))
     }
@@ -201,15 +202,15 @@ impl Isolate {
 
     /// Calls the function. Its result, or the exception, goes to the [`OpHost`], now or when its promise is settled.
     ///
-    /// `key` names the invocation towards the host, `id` towards the function; `deadline` is in milliseconds since 1970.
-    pub(super) fn call(&mut self, key: u32, id: &str, deadline: f64, trigger: &Trigger) {
+    /// `key` names the invocation towards the host.
+    pub(super) fn call(&mut self, key: u32, deadline: Instant, trigger: &Trigger) {
         let Some(host) = self.host.clone() else { return };
         v8::scope_with_context!(scope, self.js.v8_isolate(), &self.context);
         v8::tc_scope!(let scope, scope);
         let result = self
             .handler
             .as_ref()
-            .and_then(|handler| handler.call(scope, &self.api, key, id, deadline, trigger));
+            .and_then(|handler| handler.call(scope, &self.api, key, deadline, trigger));
         let plain = result.and_then(|value| convert::plain_body(scope, value));
         let settled = match (result, plain) {
             (_, Some(body)) => {
@@ -273,8 +274,7 @@ impl Handler {
         scope: &mut v8::PinScope<'s, '_>,
         api: &Api,
         key: u32,
-        id: &str,
-        deadline: f64,
+        deadline: Instant,
         trigger: &Trigger,
     ) -> Option<v8::Local<'s, v8::Value>> {
         let subject = v8::String::new(scope, &trigger.subject)?.into();
@@ -299,8 +299,7 @@ impl Handler {
                     v8::Local::new(scope, function).into(),
                     v8::Local::new(scope, receiver),
                     v8::Integer::new_from_unsigned(scope, key).into(),
-                    v8::String::new(scope, id)?.into(),
-                    v8::Number::new(scope, deadline).into(),
+                    v8::Number::new(scope, epoch_milliseconds(deadline)).into(),
                     subject,
                     reply,
                     headers,
@@ -328,7 +327,7 @@ impl Api {
             abort: function("abort")?,
             call_message: function("callMessage")?,
             finish: function("finish")?,
-            set_vars: function("setVars")?,
+            assign: function("assign")?,
         };
         let scrub = function("scrub")?;
         let receiver = v8::undefined(scope).into();
@@ -396,4 +395,11 @@ fn describe(error: &JsError, file: &SourceFile) -> String {
         text.push_str(&format!("\n    at {name}:{line}:{column}"));
     }
     text
+}
+
+/// The deadline in milliseconds since 1970, as JavaScript counts time.
+fn epoch_milliseconds(deadline: Instant) -> f64 {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    ((now + left).as_secs_f64() * 1000.0).round()
 }

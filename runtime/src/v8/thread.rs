@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -144,7 +144,7 @@ impl Link {
         let deadline = Instant::now() + self.workload.wall_time();
         let lost = |_| LoadError::Timeout(self.workload.wall_time());
         let host: Rc<dyn OpHost> = Rc::<Self>::clone(self);
-        isolate.assign(host, &self.workload.spec.vars)?;
+        isolate.assign(host, &self.workload.spec)?;
         let source = &self.workload.source;
         match self.run(deadline, || isolate.load_script(source)).map_err(lost)? {
             Ok(()) => Ok(()),
@@ -212,10 +212,7 @@ impl Link {
                 self.run(deadline, || isolate.abort(key, "the invocation's time is up"))?;
             }
             while let Some(Begun { key, trigger, deadline }) = self.workload.take(&self.instance) {
-                let id = format!("{}-{key}", self.workload.spec.id);
-                self.run(deadline, || {
-                    isolate.call(key, &id, epoch_milliseconds(deadline), &trigger)
-                })?;
+                self.run(deadline, || isolate.call(key, deadline, &trigger))?;
             }
             let idle = match self.poll(isolate, cx)? {
                 Poll::Pending => false,
@@ -250,11 +247,4 @@ impl Link {
             replies.finish(Err(error));
         }
     }
-}
-
-/// The deadline in milliseconds since 1970, as JavaScript counts time.
-fn epoch_milliseconds(deadline: Instant) -> f64 {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    ((now + left).as_secs_f64() * 1000.0).round()
 }

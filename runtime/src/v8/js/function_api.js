@@ -86,10 +86,12 @@
   class Context {
     #signal = undefined;
     #key;
-    constructor(key, id, deadline) {
+    constructor(key, deadline) {
       this.#key = key;
-      this.id = id;
       this.deadline = deadline;
+    }
+    get id() {
+      return `${workloadId}-${this.#key}`;
     }
     get signal() {
       if (this.#signal === undefined) {
@@ -110,14 +112,16 @@
   }
 
   let env;
+  let workloadId;
 
-  function setVars(vars) {
+  function assign(id, vars) {
+    workloadId = id;
     env = moduleEnv(vars);
   }
 
-  function callMessage(handler, receiver, key, id, deadline, subject, reply, headers, data) {
+  function callMessage(handler, receiver, key, deadline, subject, reply, headers, data) {
     const message = new Message(subject, reply, headers ?? [], data);
-    return handler.call(receiver, message, env, new Context(key, id, deadline));
+    return handler.call(receiver, message, env, new Context(key, deadline));
   }
 
   function abort(id, message) {
@@ -189,5 +193,5 @@
     for (const name of ["Deno", "__bootstrap", "__nex", "SharedArrayBuffer", "Atomics"]) delete window[name];
   }
 
-  window.__nex = ObjectFreeze({ abort, callMessage, finish, scrub, setVars });
+  window.__nex = ObjectFreeze({ abort, assign, callMessage, finish, scrub });
 })(globalThis);
