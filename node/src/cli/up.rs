@@ -275,8 +275,15 @@ impl Muscle {
                         known.remove(&id);
                         events.agent_stopped(&id, &message, code);
                     }
-                    // The pool logs the others, which have no event of their own.
-                    Ok(_) => {}
+                    Ok(AgentEvent::Condemned { id, message, .. }) => events.agent_condemned(&id, &message),
+                    Ok(AgentEvent::FunctionLost {
+                        id,
+                        namespace,
+                        name,
+                        message,
+                    }) => {
+                        events.function_lost(&namespace, &id, &name, &message);
+                    }
                     Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "events of agents were not published"),
                     Err(RecvError::Closed) => break,
                 }
