@@ -9,6 +9,10 @@ use crate::objects::MemoryObjectStore;
 use crate::policy::Policy;
 use crate::services::{Backends, Services};
 
+mod buckets;
+
+pub(crate) use buckets::Buckets;
+
 /// A little world without a server: buckets, a message bus and scripted HTTP. Clones share it. Functions whose services
 /// come from one world meet in it as they would on one NATS server.
 ///

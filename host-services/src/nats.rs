@@ -13,15 +13,15 @@ use crate::objects::NatsObjectStore;
 use crate::policy::Policy;
 use crate::services::{Backends, Services, duration};
 
+mod buckets;
 mod failure;
-mod handles;
 mod latest;
 mod open;
 
+pub(crate) use buckets::Buckets;
 pub(crate) use failure::{Failure, classify, no_answer, within};
-pub(crate) use handles::Handles;
 pub(crate) use latest::latest;
-pub(crate) use open::open_or_create;
+pub(crate) use open::Openable;
 
 /// One NATS connection and one HTTP client, from which a node makes the host services of all its workloads.
 #[derive(Debug, Clone)]

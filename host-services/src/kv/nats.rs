@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{Config, Operation, Store};
 use async_nats::jetstream::message::Message;
@@ -15,50 +14,28 @@ use futures::future::BoxFuture;
 use nex_runtime::host_services::HostError;
 
 use super::KeyValue;
-use crate::nats::{Failure, Handles, classify, latest, open_or_create, within};
+use crate::nats::{Buckets, Failure, Openable, classify, latest};
 use crate::policy::Bucket;
 
 /// The buckets of one workload on NATS. Must be polled on a tokio runtime with time enabled.
 #[derive(Debug)]
-pub struct NatsKeyValue {
-    jetstream: Context,
-    client: Client,
-    timeout: Duration,
-    handles: Handles<Store>,
-}
+pub struct NatsKeyValue(Buckets<Store>);
 
 impl NatsKeyValue {
     /// Buckets in this JetStream context; every operation ends within the timeout.
     #[must_use]
-    pub fn new(mut jetstream: Context, timeout: Duration) -> Self {
-        // The context's own timeout counts for each of the round trips; ours is for the operation.
-        jetstream.set_timeout(timeout);
-        Self {
-            client: jetstream.client(),
-            jetstream,
-            timeout,
-            handles: Handles::default(),
-        }
-    }
-
-    async fn on<R, Running>(&self, bucket: &Bucket, operation: impl Fn(Store) -> Running) -> Result<R, HostError>
-    where
-        Running: Future<Output = Result<R, Failure>>,
-    {
-        let open = || open(&self.jetstream, bucket);
-        let running = self.handles.on(&bucket.name, open, operation);
-        within(self.timeout, &self.client, running).await
+    pub fn new(jetstream: Context, timeout: Duration) -> Self {
+        Self(Buckets::new(jetstream, timeout))
     }
 }
 
-async fn open(jetstream: &Context, bucket: &Bucket) -> Result<Store, HostError> {
-    let open = || async {
-        jetstream
-            .get_key_value(&bucket.name)
-            .await
-            .map_err(|error| classify(&error))
-    };
-    let create = || async {
+impl Openable for Store {
+    async fn open(jetstream: &Context, bucket: &Bucket) -> Result<Self, Failure> {
+        let store = jetstream.get_key_value(&bucket.name).await;
+        store.map_err(|error| classify(&error))
+    }
+
+    async fn create(jetstream: &Context, bucket: &Bucket) -> Result<(), Failure> {
         let config = Config {
             bucket: bucket.name.clone(),
             description: "created by nex on first use".to_owned(),
@@ -68,8 +45,7 @@ async fn open(jetstream: &Context, bucket: &Bucket) -> Result<Store, HostError> 
         };
         let created = jetstream.create_key_value(config).await;
         created.map(drop).map_err(|error| classify(&error))
-    };
-    open_or_create(bucket, open, create).await
+    }
 }
 
 /// Removes the markers of deleted keys; returns whether there were any. A key that is set meanwhile stays, because only
@@ -103,13 +79,13 @@ async fn put(store: &Store, key: &str, value: Bytes) -> Result<u64, Failure> {
 
 impl KeyValue for NatsKeyValue {
     fn get<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, HostError>> {
-        Box::pin(self.on(bucket, move |store| async move {
+        Box::pin(self.0.on(bucket, move |store| async move {
             store.get(key).await.map_err(|error| classify(&error))
         }))
     }
 
     fn set<'a>(&'a self, bucket: &'a Bucket, key: &'a str, value: Bytes) -> BoxFuture<'a, Result<u64, HostError>> {
-        Box::pin(self.on(bucket, move |store| {
+        Box::pin(self.0.on(bucket, move |store| {
             let value = value.clone();
             async move {
                 match put(&store, key, value.clone()).await {
@@ -124,7 +100,7 @@ impl KeyValue for NatsKeyValue {
     }
 
     fn delete<'a>(&'a self, bucket: &'a Bucket, key: &'a str) -> BoxFuture<'a, Result<(), HostError>> {
-        Box::pin(self.on(bucket, move |store| async move {
+        Box::pin(self.0.on(bucket, move |store| async move {
             let entry = store.entry(key).await.map_err(|error| classify(&error))?;
             // A marker for a key that never was would only take room.
             if entry.is_none_or(|entry| entry.operation != Operation::Put) {
@@ -142,7 +118,7 @@ impl KeyValue for NatsKeyValue {
     }
 
     fn keys<'a>(&'a self, bucket: &'a Bucket) -> BoxFuture<'a, Result<Vec<String>, HostError>> {
-        Box::pin(self.on(bucket, |store| async move {
+        Box::pin(self.0.on(bucket, |store| async move {
             let messages = latest(&store.stream, format!("{}>", store.prefix), true).await?;
             let live = messages.iter().filter(|message| !is_marker(message));
             let keys = live.filter_map(|message| message.subject.strip_prefix(&store.prefix));

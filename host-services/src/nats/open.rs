@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::Context;
 use nex_runtime::host_services::HostError;
 
 use super::Failure;
@@ -11,27 +12,28 @@ use crate::policy::Bucket;
 const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(25);
 
+/// A kind of bucket in JetStream. Clones are handles of the same bucket.
+pub(crate) trait Openable: Clone + Send + Sync {
+    /// Opens a bucket; [`Failure::Gone`] if there is none.
+    fn open(jetstream: &Context, bucket: &Bucket) -> impl Future<Output = Result<Self, Failure>> + Send;
+
+    /// Creates a bucket; [`Failure::Conflict`] if there is one.
+    fn create(jetstream: &Context, bucket: &Bucket) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
 /// Opens a bucket; if there is none and the bucket may be created, creates it and opens it then.
 ///
 /// A creation that fails with [`Failure::Conflict`] has lost the race to another node, which is as good as winning it; or
 /// the bucket has been deleted a moment ago and the server is still removing its files, which passes.
-pub(crate) async fn open_or_create<T, Opening, Creating>(
-    bucket: &Bucket,
-    open: impl Fn() -> Opening,
-    create: impl Fn() -> Creating,
-) -> Result<T, HostError>
-where
-    Opening: Future<Output = Result<T, Failure>>,
-    Creating: Future<Output = Result<(), Failure>>,
-{
+pub(super) async fn open_or_create<T: Openable>(jetstream: &Context, bucket: &Bucket) -> Result<T, HostError> {
     let mut failure = Failure::Conflict;
     for attempt in 0..ATTEMPTS {
         if attempt > 1 {
             tokio::time::sleep(PAUSE).await;
         }
-        failure = match open().await {
+        failure = match T::open(jetstream, bucket).await {
             Ok(opened) => return Ok(opened),
-            Err(Failure::Gone) if bucket.auto_provision => match create().await {
+            Err(Failure::Gone) if bucket.auto_provision => match T::create(jetstream, bucket).await {
                 Ok(()) => {
                     tracing::info!(bucket = bucket.name, max_bytes = bucket.max_bytes, "bucket created");
                     continue;

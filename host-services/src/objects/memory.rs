@@ -1,31 +1,20 @@
 //! Object buckets in memory, for tests and for running functions without a server.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures::FutureExt as _;
-use futures::future::{BoxFuture, ready};
+use futures::future::BoxFuture;
 use nex_runtime::host_services::{HostError, ObjectInfo};
-use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::{CHUNK_BYTES, ObjectStore, digest};
-use crate::error::{limit, not_found};
+use crate::memory::Buckets;
 use crate::policy::Bucket;
 use crate::time::now_rfc3339;
 
 /// A store in memory. Clones share it, so a test can look at what a function wrote. Every operation is done at once.
 #[derive(Debug, Clone, Default)]
-pub struct MemoryObjectStore {
-    buckets: Arc<Mutex<HashMap<String, Contents>>>,
-}
-
-#[derive(Debug, Default)]
-struct Contents {
-    max_bytes: u64,
-    objects: BTreeMap<String, (ObjectInfo, Bytes)>,
-}
+pub struct MemoryObjectStore(Buckets<BTreeMap<String, (ObjectInfo, Bytes)>>);
 
 impl MemoryObjectStore {
     /// An empty store.
@@ -36,25 +25,7 @@ impl MemoryObjectStore {
 
     /// Deletes a bucket and all that is in it.
     pub fn delete_bucket(&self, bucket: &str) {
-        self.buckets.lock().remove(bucket);
-    }
-
-    fn with<'a, R: Send + 'a>(
-        &self,
-        bucket: &Bucket,
-        operation: impl FnOnce(&mut Contents) -> Result<R, HostError>,
-    ) -> BoxFuture<'a, Result<R, HostError>> {
-        let mut buckets = self.buckets.lock();
-        let result = match buckets.get_mut(&bucket.name) {
-            Some(contents) => operation(contents),
-            None if bucket.auto_provision => {
-                let contents = buckets.entry(bucket.name.clone()).or_default();
-                contents.max_bytes = bucket.max_bytes;
-                operation(contents)
-            }
-            None => Err(not_found(format!("bucket {:?} does not exist", bucket.name))),
-        };
-        ready(result).boxed()
+        self.0.delete(bucket);
     }
 }
 
@@ -65,7 +36,7 @@ impl ObjectStore for MemoryObjectStore {
         name: &'a str,
         max_bytes: usize,
     ) -> BoxFuture<'a, Result<Option<Bytes>, HostError>> {
-        self.with(bucket, |contents| match contents.objects.get(name) {
+        self.0.on(bucket, |contents| match contents.held.get(name) {
             Some((_, content)) if content.len() > max_bytes => {
                 Err(super::too_large(name, content.len() as u64, max_bytes))
             }
@@ -79,16 +50,9 @@ impl ObjectStore for MemoryObjectStore {
         name: &'a str,
         content: Bytes,
     ) -> BoxFuture<'a, Result<ObjectInfo, HostError>> {
-        self.with(bucket, |contents| {
-            let used: u64 = contents.objects.values().map(|(info, _)| info.size).sum();
-            if used + content.len() as u64 > contents.max_bytes {
-                return Err(limit(format!(
-                    "bucket {:?} has no room for {} bytes more; its limit is {} bytes",
-                    bucket.name,
-                    content.len(),
-                    contents.max_bytes
-                )));
-            }
+        self.0.on(bucket, |contents| {
+            let used = contents.held.values().map(|(info, _)| info.size).sum();
+            contents.require_room(bucket, used, content.len() as u64)?;
             let info = ObjectInfo {
                 name: name.to_owned(),
                 bucket: bucket.name.clone(),
@@ -100,18 +64,18 @@ impl ObjectStore for MemoryObjectStore {
                 description: None,
             };
             let entry = (info.clone(), content);
-            contents.objects.insert(name.to_owned(), entry);
+            contents.held.insert(name.to_owned(), entry);
             Ok(info)
         })
     }
 
     fn delete<'a>(&'a self, bucket: &'a Bucket, name: &'a str) -> BoxFuture<'a, Result<bool, HostError>> {
-        self.with(bucket, |contents| Ok(contents.objects.remove(name).is_some()))
+        self.0.on(bucket, |contents| Ok(contents.held.remove(name).is_some()))
     }
 
     fn list<'a>(&'a self, bucket: &'a Bucket) -> BoxFuture<'a, Result<Vec<ObjectInfo>, HostError>> {
-        self.with(bucket, |contents| {
-            Ok(contents.objects.values().map(|(info, _)| info.clone()).collect())
+        self.0.on(bucket, |contents| {
+            Ok(contents.held.values().map(|(info, _)| info.clone()).collect())
         })
     }
 }

@@ -8,7 +8,6 @@
 
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::object_store::Config;
 use bytes::Bytes;
@@ -16,7 +15,7 @@ use futures::future::BoxFuture;
 use nex_runtime::host_services::{HostError, ObjectInfo};
 
 use super::ObjectStore;
-use crate::nats::{Failure, Handles, classify, open_or_create, within};
+use crate::nats::{Buckets, Failure, Openable, classify};
 use crate::policy::Bucket;
 
 mod bucket;
@@ -27,43 +26,24 @@ use bucket::ObjectBucket;
 
 /// The buckets of one workload on NATS. Must be polled on a tokio runtime with time enabled.
 #[derive(Debug)]
-pub struct NatsObjectStore {
-    jetstream: Context,
-    client: Client,
-    timeout: Duration,
-    handles: Handles<ObjectBucket>,
-}
+pub struct NatsObjectStore(Buckets<ObjectBucket>);
 
 impl NatsObjectStore {
     /// Buckets in this JetStream context; every operation ends within the timeout.
     #[must_use]
-    pub fn new(mut jetstream: Context, timeout: Duration) -> Self {
-        // The context's own timeout counts for each of the round trips; ours is for the operation.
-        jetstream.set_timeout(timeout);
-        Self {
-            client: jetstream.client(),
-            jetstream,
-            timeout,
-            handles: Handles::default(),
-        }
-    }
-
-    async fn on<R, Running>(&self, bucket: &Bucket, operation: impl Fn(ObjectBucket) -> Running) -> Result<R, HostError>
-    where
-        Running: Future<Output = Result<R, Failure>>,
-    {
-        let open = || open(&self.jetstream, bucket);
-        let running = self.handles.on(&bucket.name, open, operation);
-        within(self.timeout, &self.client, running).await
+    pub fn new(jetstream: Context, timeout: Duration) -> Self {
+        Self(Buckets::new(jetstream, timeout))
     }
 }
 
-async fn open(jetstream: &Context, bucket: &Bucket) -> Result<ObjectBucket, HostError> {
-    let open = || async {
+impl Openable for ObjectBucket {
+    async fn open(jetstream: &Context, bucket: &Bucket) -> Result<Self, Failure> {
         let stream = jetstream.get_stream(format!("OBJ_{}", bucket.name)).await;
-        stream.map_err(|error| classify(&error))
-    };
-    let create = || async {
+        let stream = stream.map_err(|error| classify(&error))?;
+        Ok(Self::new(&bucket.name, stream, jetstream.clone()))
+    }
+
+    async fn create(jetstream: &Context, bucket: &Bucket) -> Result<(), Failure> {
         let config = Config {
             bucket: bucket.name.clone(),
             description: Some("created by nex on first use".to_owned()),
@@ -73,9 +53,7 @@ async fn open(jetstream: &Context, bucket: &Bucket) -> Result<ObjectBucket, Host
         };
         let created = jetstream.create_object_store(config).await;
         created.map(drop).map_err(|error| classify(&error))
-    };
-    let stream = open_or_create(bucket, open, create).await?;
-    Ok(ObjectBucket::new(&bucket.name, stream, jetstream.clone()))
+    }
 }
 
 impl ObjectStore for NatsObjectStore {
@@ -85,7 +63,10 @@ impl ObjectStore for NatsObjectStore {
         name: &'a str,
         max_bytes: usize,
     ) -> BoxFuture<'a, Result<Option<Bytes>, HostError>> {
-        Box::pin(self.on(bucket, move |bucket| async move { bucket.get(name, max_bytes).await }))
+        Box::pin(
+            self.0
+                .on(bucket, move |bucket| async move { bucket.get(name, max_bytes).await }),
+        )
     }
 
     fn put<'a>(
@@ -94,17 +75,20 @@ impl ObjectStore for NatsObjectStore {
         name: &'a str,
         content: Bytes,
     ) -> BoxFuture<'a, Result<ObjectInfo, HostError>> {
-        Box::pin(self.on(bucket, move |bucket| {
+        Box::pin(self.0.on(bucket, move |bucket| {
             let content = content.clone();
             async move { bucket.put(name, &content).await }
         }))
     }
 
     fn delete<'a>(&'a self, bucket: &'a Bucket, name: &'a str) -> BoxFuture<'a, Result<bool, HostError>> {
-        Box::pin(self.on(bucket, move |bucket| async move { bucket.delete(name).await }))
+        Box::pin(
+            self.0
+                .on(bucket, move |bucket| async move { bucket.delete(name).await }),
+        )
     }
 
     fn list<'a>(&'a self, bucket: &'a Bucket) -> BoxFuture<'a, Result<Vec<ObjectInfo>, HostError>> {
-        Box::pin(self.on(bucket, |bucket| async move { bucket.list().await }))
+        Box::pin(self.0.on(bucket, |bucket| async move { bucket.list().await }))
     }
 }
