@@ -7,14 +7,15 @@
     reason = "tests fail by panicking"
 )]
 
-use std::collections::BTreeMap;
+#[path = "support/link.rs"]
+mod link;
+
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::{Output, Stdio};
 
 use bytes::Bytes;
-use nex_agent::link::{AgentToNode, CallId, FunctionId, HelloAck, LinkReader, NodeToAgent, Outbox};
-use nex_runtime::engine::{FunctionSpec, Limits};
+use nex_agent::link::{AgentToNode, CallId, FunctionId, NodeToAgent};
 use nex_runtime::invocation::Trigger;
 use nex_runtime::logs::LogLevel;
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,12 +23,13 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
+use link::Link;
+
 const BIN: &str = env!("CARGO_BIN_EXE_nex-agent");
 
 struct Agent {
     child: Child,
-    reader: LinkReader<AgentToNode>,
-    outbox: Outbox<NodeToAgent>,
+    link: Link,
 }
 
 /// Starts the binary as a node does; the second value is our end of its link.
@@ -48,50 +50,19 @@ fn spawn() -> (Child, UnixStream) {
 impl Agent {
     async fn start() -> Self {
         let (child, link) = spawn();
-        let (read, write) = link.into_split();
-        let (outbox, write) = Outbox::new(write);
-        tokio::spawn(write.run());
-        let mut this = Self {
-            child,
-            reader: LinkReader::new(read),
-            outbox,
-        };
-        let AgentToNode::Hello(hello) = this.next().await else {
-            panic!("no hello");
-        };
-        assert_eq!(Some(hello.pid), this.child.id());
+        let mut link = Link::new(link);
+        let hello = link.hello().await;
+        assert_eq!(Some(hello.pid), child.id());
         assert_eq!(hello.agent_version, env!("CARGO_PKG_VERSION"));
         assert!(hello.workload_types.iter().any(|name| name == "v8"));
-        this.send(NodeToAgent::HelloAck(HelloAck {
-            agent_id: "a".into(),
-            node_version: "0".into(),
-        }));
-        this
+        link.acknowledge();
+        Self { child, link }
     }
 
-    fn send(&self, message: NodeToAgent) {
-        self.outbox.send(message).unwrap();
-    }
-
-    async fn next(&mut self) -> AgentToNode {
-        self.reader.next().await.unwrap().expect("the link is closed")
-    }
-
-    async fn deploy(&mut self, source: &'static str) -> FunctionId {
+    async fn deploy(&mut self, source: &str) -> FunctionId {
         let function = FunctionId(1);
-        self.send(NodeToAgent::Deploy {
-            function,
-            spec: FunctionSpec {
-                id: "id".into(),
-                namespace: "ns".into(),
-                name: "name".into(),
-                workload_type: "v8".into(),
-                source: Bytes::from_static(source.as_bytes()),
-                vars: BTreeMap::new(),
-                limits: Limits::default(),
-            },
-        });
-        match self.next().await {
+        self.link.deploy(function, source);
+        match self.link.next().await {
             AgentToNode::DeployResult { result, .. } => result.unwrap(),
             other => panic!("{other:?}"),
         }
@@ -99,7 +70,7 @@ impl Agent {
     }
 
     async fn call(&mut self, function: FunctionId, payload: &'static str) -> Bytes {
-        self.send(NodeToAgent::Trigger {
+        self.link.send(NodeToAgent::Trigger {
             call: CallId(1),
             function,
             trigger: Trigger {
@@ -108,7 +79,7 @@ impl Agent {
                 ..Trigger::default()
             },
         });
-        match self.next().await {
+        match self.link.next().await {
             AgentToNode::Reply { reply, .. } => reply.body,
             other => panic!("{other:?}"),
         }
@@ -120,7 +91,7 @@ impl Agent {
     }
 
     async fn exit_code(mut self) -> Option<i32> {
-        self.outbox.close();
+        self.link.outbox.close();
         self.child.wait().await.unwrap().code()
     }
 }
@@ -140,12 +111,12 @@ async fn runs_javascript_and_ends_with_its_link() {
 async fn ends_with_its_link_even_while_a_function_runs_for_ever() {
     let mut agent = Agent::start().await;
     let forever = agent.deploy("() => { console.log('here'); for (;;); }").await;
-    agent.send(NodeToAgent::Trigger {
+    agent.link.send(NodeToAgent::Trigger {
         call: CallId(1),
         function: forever,
         trigger: Trigger::default(),
     });
-    let AgentToNode::Log { line, .. } = agent.next().await else {
+    let AgentToNode::Log { line, .. } = agent.link.next().await else {
         panic!("no log");
     };
     assert_eq!((line.level, line.text.as_str()), (LogLevel::Info, "here"));
@@ -160,8 +131,8 @@ async fn signals_to_the_process_group_are_the_nodes_to_act_on() {
         agent.signal(signal);
     }
     assert!(!agent.call(echo, "still here").await.is_empty());
-    agent.send(NodeToAgent::Drain);
-    assert!(agent.reader.next().await.unwrap().is_none());
+    agent.link.send(NodeToAgent::Drain);
+    assert!(agent.link.reader.next().await.unwrap().is_none());
     assert_eq!(agent.exit_code().await, Some(0));
 }
 

@@ -7,29 +7,28 @@
     reason = "tests fail by panicking"
 )]
 
+#[path = "support/link.rs"]
+mod link;
 #[path = "support/toy.rs"]
 mod toy;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nex_agent::link::{
-    AgentToNode, CallId, FunctionId, LinkError, LinkReader, MAX_PENDING_HOST_CALLS, NodeToAgent, Outbox,
-};
+use nex_agent::link::{AgentToNode, CallId, FunctionId, LinkError, MAX_PENDING_HOST_CALLS, NodeToAgent};
 use nex_agent::session::{SessionEnd, serve};
-use nex_runtime::engine::{EngineEvent, FunctionSpec, Limits, LoadError};
+use nex_runtime::engine::{EngineEvent, LoadError};
 use nex_runtime::host_services::{HostError, HostErrorCode, HostRequest, HostResponse, HostResult, Operation};
 use nex_runtime::invocation::{ErrorKind, InvokeError, Reply, Trigger};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
+use link::Link;
 use toy::Toy;
 
-/// The node's end of a link.
+/// The node's end of a link, and the session at the other.
 struct Node {
-    reader: LinkReader<AgentToNode>,
-    outbox: Outbox<NodeToAgent>,
+    link: Link,
     session: JoinHandle<Result<SessionEnd, LinkError>>,
     last_call: u64,
     last_function: u64,
@@ -41,62 +40,34 @@ impl Node {
         let (node, agent) = UnixStream::pair().unwrap();
         let (read, write) = agent.into_split();
         let session = tokio::spawn(serve(read, write, Arc::new(Toy)));
-        let (read, write) = node.into_split();
-        let (outbox, write) = Outbox::new(write);
-        tokio::spawn(write.run());
-        let mut this = Self {
-            reader: LinkReader::new(read),
-            outbox,
+        let mut link = Link::new(node);
+        let hello = link.hello().await;
+        assert_eq!(hello.pid, std::process::id());
+        assert_eq!(hello.workload_types, ["v8"]);
+        Self {
+            link,
             session,
             last_call: 0,
             last_function: 0,
-        };
-        let AgentToNode::Hello(hello) = this.next().await else {
-            panic!("no hello");
-        };
-        assert_eq!(hello.pid, std::process::id());
-        assert_eq!(hello.workload_types, ["v8"]);
-        this
+        }
     }
 
     async fn ready() -> Self {
         let this = Self::connect().await;
-        this.send(NodeToAgent::HelloAck(nex_agent::link::HelloAck {
-            agent_id: "a".into(),
-            node_version: "0".into(),
-        }));
+        this.link.acknowledge();
         this
-    }
-
-    fn send(&self, message: NodeToAgent) {
-        self.outbox.send(message).unwrap();
-    }
-
-    async fn next(&mut self) -> AgentToNode {
-        self.reader.next().await.unwrap().expect("the link is closed")
     }
 
     fn deploy(&mut self, action: &str) -> FunctionId {
         self.last_function += 1;
         let function = FunctionId(self.last_function);
-        self.send(NodeToAgent::Deploy {
-            function,
-            spec: FunctionSpec {
-                id: "id".into(),
-                namespace: "ns".into(),
-                name: "name".into(),
-                workload_type: "v8".into(),
-                source: Bytes::copy_from_slice(action.as_bytes()),
-                vars: BTreeMap::new(),
-                limits: Limits::default(),
-            },
-        });
+        self.link.deploy(function, action);
         function
     }
 
     async fn deployed(&mut self, action: &str) -> FunctionId {
         let function = self.deploy(action);
-        match self.next().await {
+        match self.link.next().await {
             AgentToNode::DeployResult {
                 function: about,
                 result: Ok(()),
@@ -108,7 +79,7 @@ impl Node {
     fn trigger(&mut self, function: FunctionId, payload: impl Into<Bytes>) -> CallId {
         self.last_call += 1;
         let call = CallId(self.last_call);
-        self.send(NodeToAgent::Trigger {
+        self.link.send(NodeToAgent::Trigger {
             call,
             function,
             trigger: Trigger {
@@ -121,7 +92,7 @@ impl Node {
     }
 
     async fn answer(&mut self, expected: CallId) -> Result<Reply, InvokeError> {
-        match self.next().await {
+        match self.link.next().await {
             AgentToNode::Reply { call, reply } if call == expected => Ok(reply),
             AgentToNode::ReplyError { call, error } if call == expected => Err(error),
             other => panic!("{other:?}"),
@@ -134,7 +105,7 @@ impl Node {
     }
 
     async fn host_call(&mut self) -> (CallId, FunctionId, HostRequest) {
-        match self.next().await {
+        match self.link.next().await {
             AgentToNode::HostCall {
                 call,
                 function,
@@ -163,7 +134,7 @@ async fn calls_are_answered_with_replies_errors_and_streams() {
     let stream = node.deployed("stream").await;
     let call = node.trigger(stream, "3");
     for i in 0..3 {
-        match node.next().await {
+        match node.link.next().await {
             AgentToNode::Stream { call: about, reply } if about == call => assert_eq!(reply.body, i.to_string()),
             other => panic!("{other:?}"),
         }
@@ -186,7 +157,7 @@ async fn many_calls_are_in_flight_at_once() {
         result: HostResult::Value,
         payload: "open".into(),
     };
-    node.send(NodeToAgent::HostResult { call: host, response });
+    node.link.send(NodeToAgent::HostResult { call: host, response });
     assert_eq!(node.answer(held).await.unwrap().body, "open");
 }
 
@@ -200,7 +171,7 @@ async fn a_call_that_nobody_takes_is_answered_all_the_same() {
     let error = node.call(dropper, "").await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotReady);
 
-    node.send(NodeToAgent::Undeploy { function: dropper });
+    node.link.send(NodeToAgent::Undeploy { function: dropper });
     let error = node.call(dropper, "").await.unwrap_err();
     assert_eq!(error.message, "the function is not loaded here");
 }
@@ -209,7 +180,7 @@ async fn a_call_that_nobody_takes_is_answered_all_the_same() {
 async fn a_load_is_answered_even_if_the_function_is_gone_by_then() {
     let mut node = Node::ready().await;
     let function = node.deploy("load-error");
-    match node.next().await {
+    match node.link.next().await {
         AgentToNode::DeployResult {
             function: about,
             result: Err(LoadError::Syntax(_)),
@@ -219,12 +190,12 @@ async fn a_load_is_answered_even_if_the_function_is_gone_by_then() {
 
     let function = node.deploy("load-gate");
     let (call, ..) = node.host_call().await;
-    node.send(NodeToAgent::Undeploy { function });
-    node.send(NodeToAgent::HostResult {
+    node.link.send(NodeToAgent::Undeploy { function });
+    node.link.send(NodeToAgent::HostResult {
         call,
         response: HostResult::Done.into(),
     });
-    match node.next().await {
+    match node.link.next().await {
         AgentToNode::DeployResult {
             result: Err(LoadError::Engine(message)),
             ..
@@ -243,7 +214,7 @@ async fn host_calls_carry_the_function_and_come_back_as_results_or_errors() {
     assert_eq!(function, set);
     assert_eq!(request.payload, payload);
     assert!(matches!(request.operation, Operation::KvSet { .. }));
-    node.send(NodeToAgent::HostResult {
+    node.link.send(NodeToAgent::HostResult {
         call: host,
         response: HostResult::Revision(5).into(),
     });
@@ -251,7 +222,7 @@ async fn host_calls_carry_the_function_and_come_back_as_results_or_errors() {
 
     let call = node.trigger(set, "");
     let (host, ..) = node.host_call().await;
-    node.send(NodeToAgent::HostError {
+    node.link.send(NodeToAgent::HostError {
         call: host,
         error: HostError::new(HostErrorCode::PermissionDenied, "no"),
     });
@@ -269,7 +240,7 @@ async fn a_function_has_so_many_host_calls_pending_and_no_more() {
         pending.push(node.host_call().await.0);
     }
     for call in pending {
-        node.send(NodeToAgent::HostResult {
+        node.link.send(NodeToAgent::HostResult {
             call,
             response: HostResult::Done.into(),
         });
@@ -284,13 +255,13 @@ async fn a_host_call_given_up_is_cancelled() {
     let call = node.trigger(cancel, "");
     let (host, ..) = node.host_call().await;
     let (go, ..) = node.host_call().await;
-    node.send(NodeToAgent::HostResult {
+    node.link.send(NodeToAgent::HostResult {
         call: go,
         response: HostResult::Done.into(),
     });
-    assert!(matches!(node.next().await, AgentToNode::HostCancel { call } if call == host));
+    assert!(matches!(node.link.next().await, AgentToNode::HostCancel { call } if call == host));
     // An answer that crosses with the cancellation is no harm.
-    node.send(NodeToAgent::HostResult {
+    node.link.send(NodeToAgent::HostResult {
         call: host,
         response: HostResult::Done.into(),
     });
@@ -307,7 +278,7 @@ async fn logs_are_throttled_and_what_is_dropped_is_told() {
     let mut dropped = 0;
     let count = |text: &str| text.split(' ').next().unwrap().parse::<usize>().unwrap();
     loop {
-        match node.next().await {
+        match node.link.next().await {
             AgentToNode::Log { line, .. } if line.text.contains("dropped") => dropped += count(&line.text),
             AgentToNode::Log { .. } => heard += 1,
             AgentToNode::Reply { call: about, .. } if about == call => break,
@@ -317,8 +288,8 @@ async fn logs_are_throttled_and_what_is_dropped_is_told() {
     assert!(heard < said / 2, "{heard} of {said}");
     // The rest of the count comes with a ping, once a second has passed since the last report.
     while heard + dropped < said {
-        node.send(NodeToAgent::Ping { nonce: 1 });
-        match node.next().await {
+        node.link.send(NodeToAgent::Ping { nonce: 1 });
+        match node.link.next().await {
             AgentToNode::Log { line, .. } => dropped += count(&line.text),
             AgentToNode::Pong { .. } => tokio::task::yield_now().await,
             other => panic!("{other:?}"),
@@ -333,8 +304,8 @@ async fn health_tells_of_functions_calls_memory_and_condemnation() {
     let keep = node.deployed("keep").await;
     let condemn = node.deployed("condemn").await;
     node.trigger(keep, "");
-    node.send(NodeToAgent::Ping { nonce: 42 });
-    let AgentToNode::Pong { nonce, health } = node.next().await else {
+    node.link.send(NodeToAgent::Ping { nonce: 42 });
+    let AgentToNode::Pong { nonce, health } = node.link.next().await else {
         panic!("no pong");
     };
     assert_eq!(nonce, 42);
@@ -344,15 +315,15 @@ async fn health_tells_of_functions_calls_memory_and_condemnation() {
     // The offender's caller has its answer before anybody hears of the condemnation.
     let error = node.call(condemn, "").await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::WallTimeout);
-    match node.next().await {
+    match node.link.next().await {
         AgentToNode::Event {
             function,
             event: EngineEvent::Condemned { .. },
         } => assert_eq!(function, condemn),
         other => panic!("{other:?}"),
     }
-    node.send(NodeToAgent::Ping { nonce: 43 });
-    assert!(matches!(node.next().await, AgentToNode::Pong { health, .. } if health.condemned));
+    node.link.send(NodeToAgent::Ping { nonce: 43 });
+    assert!(matches!(node.link.next().await, AgentToNode::Pong { health, .. } if health.condemned));
 }
 
 #[tokio::test]
@@ -361,15 +332,15 @@ async fn a_drain_answers_what_is_in_flight_first() {
     let gate = node.deployed("gate").await;
     let call = node.trigger(gate, "key");
     let (host, ..) = node.host_call().await;
-    node.send(NodeToAgent::Drain);
-    node.send(NodeToAgent::Ping { nonce: 1 });
-    assert!(matches!(node.next().await, AgentToNode::Pong { .. }));
-    node.send(NodeToAgent::HostResult {
+    node.link.send(NodeToAgent::Drain);
+    node.link.send(NodeToAgent::Ping { nonce: 1 });
+    assert!(matches!(node.link.next().await, AgentToNode::Pong { .. }));
+    node.link.send(NodeToAgent::HostResult {
         call: host,
         response: HostResult::Value.into(),
     });
     node.answer(call).await.unwrap();
-    assert!(node.reader.next().await.unwrap().is_none());
+    assert!(node.link.reader.next().await.unwrap().is_none());
     assert_eq!(node.session.await.unwrap().unwrap(), SessionEnd::Drained);
 }
 
@@ -378,29 +349,21 @@ async fn the_session_ends_with_its_link() {
     let mut node = Node::ready().await;
     let keep = node.deployed("keep").await;
     node.trigger(keep, "");
-    let Node {
-        reader,
-        outbox,
-        session,
-        ..
-    } = node;
-    outbox.close();
-    drop(reader);
+    let Node { link, session, .. } = node;
+    link.outbox.close();
+    drop(link.reader);
     assert_eq!(session.await.unwrap().unwrap(), SessionEnd::Closed);
 }
 
 #[tokio::test]
 async fn a_node_that_breaks_the_protocol_ends_the_session() {
     let node = Node::connect().await;
-    node.send(NodeToAgent::Drain);
+    node.link.send(NodeToAgent::Drain);
     let error = node.session.await.unwrap().unwrap_err();
     assert!(matches!(error, LinkError::OutOfOrder(_)), "{error}");
 
     let node = Node::ready().await;
-    node.send(NodeToAgent::HelloAck(nex_agent::link::HelloAck {
-        agent_id: String::new(),
-        node_version: String::new(),
-    }));
+    node.link.acknowledge();
     let error = node.session.await.unwrap().unwrap_err();
     assert!(matches!(error, LinkError::OutOfOrder(_)), "{error}");
 }
