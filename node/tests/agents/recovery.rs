@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nex_node::agents::{AgentEvent, AgentPool, AgentPoolConfig, AgentState};
-use nex_runtime::engine::{EngineEvent, Limits, LoadError};
+use nex_node::agents::{AgentEvent, AgentInfo, AgentPool, AgentPoolConfig, AgentState};
+use nex_runtime::engine::{Engine as _, EngineEvent, Function, FunctionSpec, Limits, LoadError};
 use nex_runtime::host_services::{HostError, HostErrorCode, HostResult};
 use nex_runtime::invocation::ErrorKind;
 use rustix::process::Signal;
@@ -13,6 +13,30 @@ use crate::support::*;
 
 fn deny() -> HostError {
     HostError::new(HostErrorCode::PermissionDenied, "")
+}
+
+fn limited(source: &str, limits: Limits) -> FunctionSpec {
+    FunctionSpec {
+        limits,
+        ..spec("ns", source, source)
+    }
+}
+
+/// Loads a function that asks its host each time it is loaded; this time it is let in.
+async fn load_gated(pool: &AgentPool, limits: Limits) -> (Arc<dyn Function>, Host) {
+    let (host, mut test) = host();
+    let load = pool.load(limited("load-gate", limits), host);
+    let answer = async {
+        let asked = test.calls.recv().await.unwrap();
+        _ = asked.answer.send(Ok(HostResult::Done.into()));
+    };
+    let (function, ()) = tokio::join!(load, answer);
+    (function.unwrap(), test)
+}
+
+fn serving(pool: &AgentPool) -> AgentInfo {
+    let mut agents = pool.agents().into_iter();
+    agents.find(|agent| agent.state == AgentState::Serving).unwrap()
 }
 
 #[tokio::test]
@@ -41,32 +65,13 @@ async fn a_killed_agent_costs_the_calls_in_flight_and_nothing_else() {
 #[tokio::test]
 async fn calls_wait_while_their_function_is_moved() {
     let pool = toys().await;
-    let (host, mut test) = host();
     let limits = Limits {
         queue_depth: 2,
         ..Limits::default()
     };
-    let spec = nex_runtime::engine::FunctionSpec {
-        limits,
-        ..spec("ns", "f", "load-gate")
-    };
-    let loading = tokio::spawn(nex_runtime::engine::Engine::load(&*pool, spec, host));
-    _ = test
-        .calls
-        .recv()
-        .await
-        .unwrap()
-        .answer
-        .send(Ok(HostResult::Done.into()));
-    let function = loading.await.unwrap().unwrap();
+    let (function, mut test) = load_gated(&pool, limits).await;
 
-    let serving = |agents: Vec<nex_node::agents::AgentInfo>| {
-        agents
-            .into_iter()
-            .find(|agent| agent.state == AgentState::Serving)
-            .unwrap()
-    };
-    signal(serving(pool.agents()).pid, Signal::KILL);
+    signal(serving(&pool).pid, Signal::KILL);
     // The function is loading again when it asks again.
     let asked = within(test.calls.recv()).await.unwrap();
     let first = start(&function, "first");
@@ -81,29 +86,12 @@ async fn calls_wait_while_their_function_is_moved() {
 #[tokio::test]
 async fn calls_do_not_wait_longer_than_they_may_run() {
     let pool = toys().await;
-    let (host, mut test) = host();
     let limits = Limits {
         wall_time: Duration::from_millis(200),
         ..Limits::default()
     };
-    let spec = nex_runtime::engine::FunctionSpec {
-        limits,
-        ..spec("ns", "f", "load-gate")
-    };
-    let loading = tokio::spawn(nex_runtime::engine::Engine::load(&*pool, spec, host));
-    _ = test
-        .calls
-        .recv()
-        .await
-        .unwrap()
-        .answer
-        .send(Ok(HostResult::Done.into()));
-    let function = loading.await.unwrap().unwrap();
-    let agent = pool
-        .agents()
-        .into_iter()
-        .find(|agent| agent.state == AgentState::Serving);
-    signal(agent.unwrap().pid, Signal::KILL);
+    let (function, mut test) = load_gated(&pool, limits).await;
+    signal(serving(&pool).pid, Signal::KILL);
     let _never_answered = within(test.calls.recv()).await.unwrap();
     let began = Instant::now();
     let error = within(call(&function, "")).await.unwrap_err();
@@ -216,17 +204,7 @@ async fn a_function_that_cannot_be_started_again_is_given_up() {
     let pool = toys().await;
     let mut events = pool.subscribe();
     let (who, _host) = load(&pool, "pid").await;
-    let (host, mut test) = host();
-    let load = nex_runtime::engine::Engine::load(&*pool, spec("ns", "f", "load-gate"), host);
-    let loading = tokio::spawn(load);
-    _ = test
-        .calls
-        .recv()
-        .await
-        .unwrap()
-        .answer
-        .send(Ok(HostResult::Done.into()));
-    let function = loading.await.unwrap().unwrap();
+    let (function, mut test) = load_gated(&pool, Limits::default()).await;
 
     signal(pid(&who).await, Signal::KILL);
     let mut attempts = 0;
@@ -244,7 +222,7 @@ async fn a_function_that_cannot_be_started_again_is_given_up() {
         }
     };
     assert_eq!(attempts, 5);
-    assert_eq!(lost.0, "f");
+    assert_eq!(lost.0, "load-gate");
     let error = within(call(&function, "")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotReady);
     assert_eq!(error.message, lost.1);
@@ -264,11 +242,7 @@ async fn the_node_answers_for_an_agent_that_does_not() {
         wall_time: Duration::from_millis(100),
         ..Limits::default()
     };
-    let spec = nex_runtime::engine::FunctionSpec {
-        limits,
-        ..spec("ns", "keep", "keep")
-    };
-    let (keep, _host) = try_load(&pool, spec).await;
+    let (keep, _host) = try_load(&pool, limited("keep", limits)).await;
     let keep = keep.unwrap();
     let error = within(call(&keep, "")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::WallTimeout);
@@ -291,11 +265,7 @@ async fn calls_beyond_what_an_agent_may_hold_are_refused_at_once() {
         concurrency: 2,
         ..Limits::default()
     };
-    let spec = nex_runtime::engine::FunctionSpec {
-        limits,
-        ..spec("ns", "keep", "keep")
-    };
-    let (keep, _host) = try_load(&pool, spec).await;
+    let (keep, _host) = try_load(&pool, limited("keep", limits)).await;
     let keep = keep.unwrap();
     let held: Vec<_> = (0..10).map(|_| start(&keep, "")).collect();
     let error = within(call(&keep, "")).await.unwrap_err();
