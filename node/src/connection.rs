@@ -5,6 +5,7 @@
 
 mod context;
 mod settings;
+mod tls;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,7 +14,8 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr, jetstream};
 
-pub use self::settings::{Auth, AuthSettings, Settings, Tls};
+pub use self::settings::{Auth, AuthSettings, Settings};
+pub use self::tls::Tls;
 
 /// Where a server is looked for when nothing says otherwise.
 pub const DEFAULT_SERVER: &str = "nats://127.0.0.1:4222";
@@ -109,7 +111,7 @@ impl Connection {
                 reason: match error.kind() {
                     // Its cause says the same again.
                     kind @ ConnectErrorKind::AuthorizationViolation => kind.to_string(),
-                    _ => chain(&error),
+                    _ => self.tls.diagnose(&error).unwrap_or_else(|| chain(&error)),
                 },
             }),
             Err(_) => Err(self.timed_out()),

@@ -1,5 +1,5 @@
 //! Every way of proving to a NATS server who one is, as the flags, variables and contexts of `nex` give it, against real
-//! servers that ask for it.
+//! servers that ask for it; and of a server proving it to us.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,7 +14,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use nex_host_services::nats_server::{NatsServer, Options};
 use nkeys::KeyPair;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair as TlsKey,
+    KeyUsagePurpose,
+};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 /// Starts a server with this configuration.
 fn server(config: String) -> NatsServer {
@@ -51,11 +56,18 @@ fn gets_in(folder: &Path, flags: &str, variables: &[(&str, &str)]) {
 
 #[track_caller]
 fn stays_out(folder: &Path, flags: &str, secret: &str) {
+    let stderr = refusal(folder, flags);
+    assert!(!stderr.contains(secret), "{flags}: {stderr}");
+}
+
+/// The one line that says why there is no connection.
+#[track_caller]
+fn refusal(folder: &Path, flags: &str) -> String {
     let output = list(folder, flags, &[]);
-    let stderr = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{flags}: {stderr}");
     assert_eq!(stderr.lines().count(), 1, "{flags}: {stderr}");
-    assert!(!stderr.contains(secret), "{flags}: {stderr}");
+    stderr
 }
 
 #[test]
@@ -162,4 +174,102 @@ fn jwt(subject: &KeyPair, issuer: &KeyPair, nats: Value) -> String {
     );
     let signature = issuer.sign(signed.as_bytes()).unwrap();
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+type Authority = CertifiedIssuer<'static, TlsKey>;
+
+fn authority(name: &str) -> Authority {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    CertifiedIssuer::self_signed(params, TlsKey::generate().unwrap()).unwrap()
+}
+
+/// Writes `NAME.pem` and `NAME.key`, a certificate of this authority.
+fn certificate(folder: &Path, name: &str, authority: &Authority, purpose: ExtendedKeyUsagePurpose) {
+    let key = TlsKey::generate().unwrap();
+    let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    params.extended_key_usages = vec![purpose];
+    let certificate = params.signed_by(&key, authority).unwrap();
+    std::fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
+    std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+}
+
+/// A folder with two authorities, a server's certificate from the first, and a client's from each.
+fn certificates() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let [ours, other] = ["ours", "other"].map(authority);
+    std::fs::write(folder.path().join("ca.pem"), ours.pem()).unwrap();
+    std::fs::write(folder.path().join("other-ca.pem"), other.pem()).unwrap();
+    certificate(folder.path(), "server", &ours, ExtendedKeyUsagePurpose::ServerAuth);
+    certificate(folder.path(), "client", &ours, ExtendedKeyUsagePurpose::ClientAuth);
+    certificate(folder.path(), "stranger", &other, ExtendedKeyUsagePurpose::ClientAuth);
+    folder
+}
+
+/// The server's settings for these certificates.
+fn tls(folder: &Path, more: &str) -> String {
+    let path = |name: &str| Value::from(folder.join(name).to_string_lossy());
+    let [cert, key, ca] = ["server.pem", "server.key", "ca.pem"].map(path);
+    format!("tls {{ cert_file: {cert}, key_file: {key}, ca_file: {ca}, {more} }}")
+}
+
+#[test]
+fn certificates_of_servers() {
+    let certificates = certificates();
+    let folder = certificates.path();
+    let server = server(tls(folder, "verify: false"));
+    let url = server.url();
+    let context = json!({ "url": url, "ca": folder.join("ca.pem") });
+    std::fs::write(folder.join("c.json"), context.to_string()).unwrap();
+
+    gets_in(folder, &format!("-s {url} --tlsca ca.pem"), &[]);
+    gets_in(folder, "--json", &[("NATS_URL", &url), ("NATS_CA", "ca.pem")]);
+    gets_in(folder, "--context c.json", &[]);
+
+    // The system's authorities do not know it either.
+    for flags in ["--tlsca other-ca.pem", "--json"] {
+        let refusal = refusal(folder, &format!("-s {url} {flags}"));
+        assert!(
+            refusal.contains("no authority trusted here has issued its certificate"),
+            "{refusal}"
+        );
+        assert!(refusal.contains("--tlsca"), "{refusal}");
+    }
+}
+
+#[test]
+fn certificates_of_clients() {
+    let certificates = certificates();
+    let folder = certificates.path();
+    let server = server(tls(folder, "verify: true"));
+    let url = server.url();
+    gets_in(
+        folder,
+        &format!("-s {url} --tlsca ca.pem --tlscert client.pem --tlskey client.key"),
+        &[("NATS_CERT", "x")],
+    );
+    let variables = [("NATS_CERT", "client.pem"), ("NATS_KEY", "client.key")];
+    gets_in(folder, &format!("-s {url} --tlsca ca.pem"), &variables);
+
+    let none = refusal(folder, &format!("-s {url} --tlsca ca.pem"));
+    assert!(none.contains("demands a certificate of this client"), "{none}");
+    assert!(none.contains("--tlscert"), "{none}");
+    let flags = "--tlsca ca.pem --tlscert stranger.pem --tlskey stranger.key";
+    let strange = refusal(folder, &format!("-s {url} {flags}"));
+    assert!(
+        strange.contains("does not accept the certificate of this client"),
+        "{strange}"
+    );
+}
+
+#[test]
+fn handshake_first() {
+    let certificates = certificates();
+    let folder = certificates.path();
+    let server = server(tls(folder, "handshake_first: true"));
+    let url = server.url();
+    gets_in(folder, &format!("-s {url} --tlsca ca.pem --tlsfirst"), &[]);
+    refusal(folder, &format!("-s {url} --tlsca ca.pem"));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::{ConnectOptions, ServerAddr};
 use nkeys::KeyPair;
 
-use super::{Connection, ConnectionError, DEFAULT_SERVER, DEFAULT_TIMEOUT, Secret, chain, parse_servers};
+use super::{Connection, ConnectionError, DEFAULT_SERVER, DEFAULT_TIMEOUT, Secret, Tls, chain, parse_servers};
 use crate::control::location::unescape;
 use crate::duration;
 
@@ -312,38 +312,6 @@ impl Auth {
     }
 }
 
-/// TLS settings.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tls {
-    /// Certificate and private key of this client.
-    pub certificate: Option<(PathBuf, PathBuf)>,
-    /// Certificate authorities to trust instead of the system's.
-    pub ca: Option<PathBuf>,
-    /// Whether the handshake comes before the server's greeting.
-    pub first: bool,
-}
-
-impl Tls {
-    pub(super) fn apply(&self, mut options: ConnectOptions) -> Result<ConnectOptions, ConnectionError> {
-        if let Some((cert, key)) = &self.certificate {
-            // The client reads them while it connects, and its errors do not name the file.
-            read("TLS certificate", cert)?;
-            read("TLS private key", key)?;
-            options = options
-                .add_client_certificate(cert.clone(), key.clone())
-                .require_tls(true);
-        }
-        if let Some(ca) = &self.ca {
-            read("TLS certificate authority", ca)?;
-            options = options.add_root_certificates(ca.clone()).require_tls(true);
-        }
-        if self.first {
-            options = options.tls_first();
-        }
-        Ok(options)
-    }
-}
-
 /// The seed in an nkey file: its first line that begins like one. Other lines are comments.
 fn read_seed(path: &Path) -> Result<String, ConnectionError> {
     let what = "nkey file";
@@ -361,7 +329,7 @@ fn read_seed(path: &Path) -> Result<String, ConnectionError> {
     Ok(seed.to_owned())
 }
 
-fn read(what: &'static str, path: &Path) -> Result<String, ConnectionError> {
+pub(super) fn read(what: &'static str, path: &Path) -> Result<String, ConnectionError> {
     std::fs::read_to_string(path).map_err(|error| unusable(what, path, &error))
 }
 
