@@ -22,6 +22,13 @@ use crate::report::Reporter;
 /// How long the server has to confirm that a subscription has begun or ended.
 const SERVER_PATIENCE: Duration = Duration::from_secs(2);
 
+/// A subscription ends in a pause of the traffic of this length: the NATS client forgets a subscription as soon as it has
+/// asked the server to end it, and drops what the server had sent by then.
+const LULL: Duration = Duration::from_millis(20);
+
+/// How long such a pause is waited for. Traffic without one loses what is on its way at the end.
+const LULL_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The queue group of a function: all nodes that run it share its messages.
 pub(crate) fn queue_group(namespace: &str, name: &str) -> String {
     format!("nex.{namespace}.{name}")
@@ -112,23 +119,30 @@ struct Subscription {
 
 impl Subscription {
     async fn run(self, mut messages: Subscriber) {
-        let mut draining = false;
         loop {
             tokio::select! {
                 biased;
                 // Before messages, which may never pause.
-                () = self.drain.cancelled(), if !draining => {
-                    draining = true;
-                    // Fails only if the connection is gone, and then no more messages come either.
-                    if messages.drain().await.is_err() {
-                        break;
-                    }
-                }
+                () = self.drain.cancelled() => break,
                 message = messages.next() => match message {
                     Some(message) => self.dispatch(message),
-                    None => break,
+                    None => return,
                 },
             }
+        }
+        // Whether it came to a pause or not: this is the end.
+        _ = tokio::time::timeout(LULL_PATIENCE, self.serve_until_lull(&mut messages)).await;
+        // Fails only if the connection is gone, and then no more messages come either.
+        if messages.drain().await.is_ok() {
+            while let Some(message) = messages.next().await {
+                self.dispatch(message);
+            }
+        }
+    }
+
+    async fn serve_until_lull(&self, messages: &mut Subscriber) {
+        while let Ok(Some(message)) = tokio::time::timeout(LULL, messages.next()).await {
+            self.dispatch(message);
         }
     }
 
