@@ -158,6 +158,7 @@ impl FunctionLimits {
             queue_depth: self.queue_depth.get(),
             concurrency: self.concurrency.get(),
             reply_bytes: u32::try_from(max_payload).unwrap_or(u32::MAX),
+            ..Limits::default()
         }
     }
 }

@@ -137,8 +137,8 @@ impl LogSink for Reporter {
 impl EventSink for Reporter {
     fn event(&self, event: EngineEvent) {
         let workload = &self.workload;
-        let (event_type, kind, message) = match event {
-            EngineEvent::LimitHit { kind, message } => ("function_limit_hit", Some(kind.as_str()), message),
+        let (event_type, limit, message) = match event {
+            EngineEvent::LimitHit(hit) => ("function_limit_hit", Some(hit), hit.to_string()),
             EngineEvent::Condemned { message } => ("function_condemned", None, message),
             other => ("function_engine_event", None, format!("{other:?}")),
         };
@@ -149,7 +149,10 @@ impl EventSink for Reporter {
                 "workload_id": workload.id,
                 "workload_name": workload.name,
                 "namespace": workload.namespace,
-                "kind": kind,
+                "kind": limit.map(|hit| hit.limit.error_kind().as_str()),
+                "limit": limit.map(|hit| hit.limit.as_str()),
+                "allowed": limit.map(|hit| hit.allowed),
+                "measured": limit.map(|hit| hit.measured),
                 "message": message,
             }),
         );

@@ -88,27 +88,77 @@ pub struct FunctionHost {
     pub events: Arc<dyn EventSink>,
 }
 
-/// Limits of a workload.
+/// Limits of a workload. Each has a default that suits code of strangers; a node has its own for all workloads, and a
+/// deploy may ask for others.
+///
+/// Hard limits end the code wherever it is, answer its callers with an [`ErrorKind`] and discard the instance. Soft ones
+/// refuse what goes beyond them and let the code go on. Either way the engine reports [`EngineEvent::LimitHit`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Wall-clock time of one invocation, waiting included; also of start-up. Default 30 s.
+    /// Processor time of one invocation. Default 1 s. Hard.
+    ///
+    /// It counts what one uninterrupted run of the function takes, and an invocation's share of what its instance takes
+    /// while it is in flight. Garbage collection on V8's own threads is not counted. Precision: some 2 ms.
+    pub cpu_time: Duration,
+    /// Wall-clock time of one invocation, waiting included; also of start-up. Default 30 s. Hard.
     pub wall_time: Duration,
-    /// Calls waiting for the function; one more is answered `overloaded`. Default 1,024.
-    pub queue_depth: u32,
-    /// Invocations in flight in one instance while they await. Default 64.
-    pub concurrency: u32,
+    /// Processor time of compiling and running the top level. Default 1 s. Hard: the function does not load.
+    pub startup_cpu_time: Duration,
+    /// Bytes of JavaScript heap of one instance. Default 128 MiB, at least [`Limits::MIN_HEAP_BYTES`]. Hard.
+    pub heap_bytes: u64,
+    /// Bytes of `ArrayBuffer`s and of WebAssembly memories of one instance, together. Default 128 MiB. Soft: beyond it,
+    /// making or growing one throws a `RangeError`.
+    pub buffer_bytes: u64,
+    /// Bytes of stack of one instance. Default 984 KiB, V8's own, at least [`Limits::MIN_STACK_BYTES`], at most
+    /// [`Limits::MAX_STACK_BYTES`]. Soft: deeper recursion throws a `RangeError`.
+    pub stack_bytes: u32,
+    /// Host calls pending in one instance. Default 1,024. Soft: one more fails with `LIMIT_EXCEEDED`.
+    pub host_calls: u32,
+    /// Timers pending in one instance. Default 10,000. Soft: one more throws a `RangeError`.
+    pub timers: u32,
     /// Bytes of one reply; larger ones are answered `payload_too_large`. Default 1 MiB, the server's default
-    /// `max_payload`.
+    /// `max_payload`. Soft.
     pub reply_bytes: u32,
+    /// Log lines of the function in any ten seconds. Default 1,000. Soft: more are dropped and counted.
+    pub log_lines: u32,
+    /// Calls waiting for the function; one more is answered `overloaded`. Default 1,024. Soft.
+    pub queue_depth: u32,
+    /// Invocations in flight in one instance while they await. Default 64, at least 1. Calls beyond it wait.
+    pub concurrency: u32,
+    /// Instances of the function at a time; a second one starts when calls have to wait. Default 4, at least 1. Calls
+    /// beyond it wait.
+    pub instances: u32,
+    /// Time without calls after which an instance is dropped; the next call starts one, from the code cache.
+    /// Default 60 s.
+    pub hibernate_after: Duration,
+}
+
+impl Limits {
+    /// Least [`heap_bytes`](Self::heap_bytes): V8 needs some for itself.
+    pub const MIN_HEAP_BYTES: u64 = 8 << 20;
+    /// Least [`stack_bytes`](Self::stack_bytes).
+    pub const MIN_STACK_BYTES: u32 = 128 << 10;
+    /// Most [`stack_bytes`](Self::stack_bytes).
+    pub const MAX_STACK_BYTES: u32 = 16 << 20;
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            cpu_time: Duration::from_secs(1),
             wall_time: Duration::from_secs(30),
+            startup_cpu_time: Duration::from_secs(1),
+            heap_bytes: 128 << 20,
+            buffer_bytes: 128 << 20,
+            stack_bytes: 984 << 10,
+            host_calls: 1024,
+            timers: 10_000,
+            reply_bytes: 1 << 20,
+            log_lines: 1_000,
             queue_depth: 1024,
             concurrency: 64,
-            reply_bytes: 1 << 20,
+            instances: 4,
+            hibernate_after: Duration::from_secs(60),
         }
     }
 }
@@ -136,19 +186,125 @@ impl<F: Fn(EngineEvent) + Send + Sync + 'static> EventSink for F {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum EngineEvent {
-    /// An invocation hit a limit and its instance was discarded.
-    LimitHit {
-        /// Which limit.
-        kind: ErrorKind,
-        /// For people: the limit and the measured value.
-        message: String,
-    },
+    /// The function hit a limit.
+    LimitHit(LimitHit),
     /// Code of this function does not stop; the process cannot be trusted with further work and must be replaced once
     /// its other functions' calls have ended.
     Condemned {
         /// For people.
         message: String,
     },
+}
+
+/// A limit that was hit, and by how much. `Display` is a sentence for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitHit {
+    /// Which.
+    pub limit: Limit,
+    /// Its value, in the unit of the limit.
+    pub allowed: u64,
+    /// What was measured, or asked for, in the same unit.
+    pub measured: u64,
+}
+
+impl LimitHit {
+    /// A time limit; both in milliseconds.
+    #[must_use]
+    pub fn time(limit: Limit, allowed: Duration, measured: Duration) -> Self {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            limit,
+            allowed: milliseconds(allowed),
+            measured: milliseconds(measured),
+        }
+    }
+}
+
+impl fmt::Display for LimitHit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            limit,
+            allowed,
+            measured,
+        } = self;
+        let (name, unit) = limit.name_and_unit();
+        write!(f, "{name} limit of {allowed}{unit} exceeded ({measured}{unit})")
+    }
+}
+
+/// The limits of [`Limits`] that can be hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Limit {
+    /// [`Limits::cpu_time`], in milliseconds.
+    CpuTime,
+    /// [`Limits::wall_time`], in milliseconds.
+    WallTime,
+    /// [`Limits::startup_cpu_time`], in milliseconds.
+    StartupCpuTime,
+    /// [`Limits::heap_bytes`].
+    HeapBytes,
+    /// [`Limits::buffer_bytes`].
+    BufferBytes,
+    /// [`Limits::host_calls`].
+    HostCalls,
+    /// [`Limits::timers`].
+    Timers,
+    /// [`Limits::reply_bytes`].
+    ReplyBytes,
+    /// [`Limits::log_lines`].
+    LogLines,
+    /// [`Limits::queue_depth`].
+    QueueDepth,
+}
+
+impl Limit {
+    /// The name as it stands in configurations and events, for example `cpu_time`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CpuTime => "cpu_time",
+            Self::WallTime => "wall_time",
+            Self::StartupCpuTime => "startup_cpu_time",
+            Self::HeapBytes => "heap_bytes",
+            Self::BufferBytes => "buffer_bytes",
+            Self::HostCalls => "host_calls",
+            Self::Timers => "timers",
+            Self::ReplyBytes => "reply_bytes",
+            Self::LogLines => "log_lines",
+            Self::QueueDepth => "queue_depth",
+        }
+    }
+
+    /// What callers are told in whose invocation it was hit.
+    #[must_use]
+    pub fn error_kind(self) -> ErrorKind {
+        match self {
+            Self::CpuTime | Self::StartupCpuTime => ErrorKind::CpuTimeout,
+            Self::WallTime => ErrorKind::WallTimeout,
+            Self::HeapBytes | Self::BufferBytes => ErrorKind::Memory,
+            Self::HostCalls => ErrorKind::HostService,
+            Self::Timers | Self::LogLines => ErrorKind::Exception,
+            Self::ReplyBytes => ErrorKind::PayloadTooLarge,
+            Self::QueueDepth => ErrorKind::Overloaded,
+        }
+    }
+
+    fn name_and_unit(self) -> (&'static str, &'static str) {
+        match self {
+            Self::CpuTime => ("CPU time", " ms"),
+            Self::WallTime => ("wall-clock", " ms"),
+            Self::StartupCpuTime => ("start-up CPU time", " ms"),
+            Self::HeapBytes => ("heap", " bytes"),
+            Self::BufferBytes => ("ArrayBuffer and WebAssembly memory", " bytes"),
+            Self::HostCalls => ("pending host call", ""),
+            Self::Timers => ("timer", ""),
+            Self::ReplyBytes => ("reply size", " bytes"),
+            Self::LogLines => ("log line", ""),
+            Self::QueueDepth => ("queue", " calls"),
+        }
+    }
 }
 
 /// Why a function could not be loaded.
@@ -170,6 +326,9 @@ pub enum LoadError {
     /// The top level ran longer than [`Limits::wall_time`].
     #[error("the top level did not end within {0:?}")]
     Timeout(Duration),
+    /// Compiling it or running its top level hit another limit.
+    #[error("{0}")]
+    Limit(LimitHit),
     /// The engine could not make an instance.
     #[error("engine: {0}")]
     Engine(String),

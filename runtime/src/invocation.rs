@@ -119,6 +119,8 @@ pub enum ErrorKind {
     HostService,
     /// The reply is larger than the server takes.
     PayloadTooLarge,
+    /// The function has cost several agents and is not given another for a while.
+    Quarantined,
 }
 
 impl ErrorKind {
@@ -134,6 +136,7 @@ impl ErrorKind {
             Self::NotReady => "not_ready",
             Self::HostService => "host_service",
             Self::PayloadTooLarge => "payload_too_large",
+            Self::Quarantined => "quarantined",
         }
     }
 
@@ -143,7 +146,7 @@ impl ErrorKind {
         match self {
             Self::Exception => 500,
             Self::HostService => 502,
-            Self::NotReady => 503,
+            Self::NotReady | Self::Quarantined => 503,
             Self::CpuTimeout | Self::WallTimeout => 504,
             Self::Memory => 507,
             Self::Overloaded => 429,

@@ -31,23 +31,35 @@ use tokio::sync::oneshot;
 use self::function::{Report, V8Function, Workload};
 use self::thread::Assignment;
 use self::watchdog::Watchdog;
-use crate::engine::{Engine, Function, FunctionHost, FunctionSpec, LoadError};
+use crate::engine::{Engine, Function, FunctionHost, FunctionSpec, Limits, LoadError};
 
 /// Settings of a [`V8Engine`].
 #[derive(Debug, Clone)]
 pub struct V8Config {
     /// Blank isolates kept ready. Default 2; 0 makes each one when it is needed, in about 2 ms.
     pub pool_size: usize,
-    /// Bytes of JavaScript heap of one isolate. Default 128 MiB. Code that needs more is ended with
-    /// [`ErrorKind::Memory`](crate::invocation::ErrorKind::Memory).
-    pub heap_bytes: usize,
+    /// Bytes of JavaScript heap of the pooled isolates. Default 128 MiB. A function that is to have less gets an isolate
+    /// that is made for it.
+    pub heap_bytes: u64,
+    /// Bytes of stack of the pooled isolates. Default 984 KiB. A function that is to have another gets an isolate that is
+    /// made for it.
+    pub stack_bytes: u32,
+    /// Bytes of compiled code kept for functions that are started again. Default 64 MiB; 0 keeps none.
+    pub code_cache_bytes: u64,
+    /// Resident bytes of the process above which functions hibernate before their time, least recently used first.
+    /// Default none.
+    pub memory_high_bytes: Option<u64>,
 }
 
 impl Default for V8Config {
     fn default() -> Self {
+        let limits = Limits::default();
         Self {
             pool_size: 2,
-            heap_bytes: 128 << 20,
+            heap_bytes: limits.heap_bytes,
+            stack_bytes: limits.stack_bytes,
+            code_cache_bytes: 64 << 20,
+            memory_high_bytes: None,
         }
     }
 }
@@ -106,7 +118,7 @@ impl Shared {
     /// Starts a thread that makes a blank isolate and waits for a function.
     fn spawn_blank(&self) -> io::Result<oneshot::Sender<Assignment>> {
         let (sender, receiver) = oneshot::channel();
-        let heap_bytes = self.config.heap_bytes;
+        let heap_bytes = usize::try_from(self.config.heap_bytes).unwrap_or(usize::MAX);
         platform::spawn_isolate_thread("isolate".into(), Box::new(move || thread::run(heap_bytes, receiver)))?;
         Ok(sender)
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use nex_runtime::engine::{EngineEvent, Limits, LoadError};
+use nex_runtime::engine::{EngineEvent, Limit, LimitHit, Limits, LoadError};
 use nex_runtime::harness::{Harness, HarnessFunction};
 use nex_runtime::invocation::{ErrorKind, Trigger};
 
@@ -249,10 +249,10 @@ async fn code_that_does_not_end_is_terminated_and_the_next_call_succeeds() {
         }
         assert!(matches!(
             function.events()[0],
-            EngineEvent::LimitHit {
-                kind: ErrorKind::WallTimeout,
+            EngineEvent::LimitHit(LimitHit {
+                limit: Limit::WallTime,
                 ..
-            }
+            })
         ));
         assert!(
             !function
@@ -455,7 +455,7 @@ async fn background_code_that_does_not_end_is_terminated() {
     while !function
         .events()
         .iter()
-        .any(|event| matches!(event, EngineEvent::LimitHit { .. }))
+        .any(|event| matches!(event, EngineEvent::LimitHit(_)))
     {
         tokio::task::yield_now().await;
     }

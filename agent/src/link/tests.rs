@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nex_runtime::engine::{EngineEvent, FunctionSpec, Limits, LoadError};
+use nex_runtime::engine::{EngineEvent, FunctionSpec, Limit, LimitHit, Limits, LoadError};
 use nex_runtime::host_services::{
     HostError, HostErrorCode, HostRequest, HostResponse, HostResult, HttpMethod, MessageInfo, ObjectInfo, Operation,
 };
@@ -198,10 +198,11 @@ fn to_node() -> Vec<AgentToNode> {
         },
         AgentToNode::Event {
             function: F,
-            event: EngineEvent::LimitHit {
-                kind: ErrorKind::Memory,
-                message: "m".into(),
-            },
+            event: EngineEvent::LimitHit(LimitHit {
+                limit: Limit::HeapBytes,
+                allowed: 1,
+                measured: 2,
+            }),
         },
         AgentToNode::Event {
             function: F,

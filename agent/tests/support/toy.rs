@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::executor::block_on;
 use futures::future::{BoxFuture, join_all};
-use nex_runtime::engine::{Engine, EngineEvent, Function, FunctionHost, FunctionSpec, LoadError};
+use nex_runtime::engine::{Engine, EngineEvent, Function, FunctionHost, FunctionSpec, Limit, LimitHit, LoadError};
 use nex_runtime::host_services::{HostErrorCode, HostRequest, HostResult, Operation};
 use nex_runtime::invocation::{ErrorKind, InvokeError, ReplySink, Trigger};
 use nex_runtime::logs::{LogLevel, LogLine};
@@ -139,10 +139,11 @@ impl Function for Player {
                 replies.finish(Ok(Bytes::new().into()));
             }
             "event" => {
-                self.host.events.event(EngineEvent::LimitHit {
-                    kind: ErrorKind::Memory,
-                    message: "toy".to_owned(),
-                });
+                self.host.events.event(EngineEvent::LimitHit(LimitHit {
+                    limit: Limit::HeapBytes,
+                    allowed: 1,
+                    measured: 2,
+                }));
                 replies.finish(Ok(Bytes::new().into()));
             }
             "condemn" => {

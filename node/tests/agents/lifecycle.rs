@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nex_node::agents::{AgentError, AgentEvent, AgentPool, AgentPoolConfig, AgentState, Isolation};
-use nex_runtime::engine::{Engine, EngineEvent, LoadError};
+use nex_runtime::engine::{Engine, EngineEvent, Limit, LimitHit, LoadError};
 use nex_runtime::host_services::{HostErrorCode, HostResponse, HostResult, Operation};
 use nex_runtime::invocation::{ErrorKind, Reply};
 use tokio::sync::mpsc;
@@ -52,10 +52,10 @@ async fn replies_errors_streams_logs_events_and_host_calls_pass_through() {
     let heard = host.events.recv().await.unwrap();
     assert!(matches!(
         heard,
-        EngineEvent::LimitHit {
-            kind: ErrorKind::Memory,
+        EngineEvent::LimitHit(LimitHit {
+            limit: Limit::HeapBytes,
             ..
-        }
+        })
     ));
 }
 

@@ -15,7 +15,7 @@ use super::Shared;
 use super::instance::{Answer, Instance, Status, wall_timeout};
 use super::loader::SourceFile;
 use super::watchdog::Watched;
-use crate::engine::{EngineEvent, Function, FunctionHost, FunctionSpec, LoadError};
+use crate::engine::{EngineEvent, Function, FunctionHost, FunctionSpec, Limit, LimitHit, LoadError};
 use crate::invocation::{ErrorKind, InvokeError, Reply, ReplySink, Trigger};
 use crate::logs::{LogLevel, LogLine};
 
@@ -288,15 +288,16 @@ impl Workload {
 
     /// The heap is nearly full: ends the instance and answers its callers. Called on the isolate's thread, inside V8.
     pub(super) fn out_of_memory(self: &Arc<Self>, instance: &Arc<Instance>, heap_bytes: usize) {
-        let message = format!("heap limit of {} MiB exceeded", heap_bytes >> 20);
-        let error = InvokeError::new(ErrorKind::Memory, message.clone());
+        let hit = LimitHit {
+            limit: Limit::HeapBytes,
+            allowed: heap_bytes as u64,
+            measured: heap_bytes as u64,
+        };
+        let error = InvokeError::new(ErrorKind::Memory, hit.to_string());
         let answers = instance.terminate(&error);
         let restart = self.vacate(&mut self.queue.lock(), instance);
         Self::deliver(answers);
-        self.host.events.event(EngineEvent::LimitHit {
-            kind: ErrorKind::Memory,
-            message,
-        });
+        self.host.events.event(EngineEvent::LimitHit(hit));
         if restart {
             self.start_instance(None);
         }
@@ -331,7 +332,7 @@ impl Watched for Workload {
             let mut queue = self.queue.lock();
             while queue.calls.front().is_some_and(|call| call.deadline <= now) {
                 let Some(call) = queue.calls.pop_front() else { break };
-                let mut error = wall_timeout(self.wall_time(), now.saturating_duration_since(call.deadline));
+                let (_, mut error) = wall_timeout(self.wall_time(), now.saturating_duration_since(call.deadline));
                 error.message.push_str(", before the function could begin with it");
                 answers.push((call.replies, Err(error)));
             }
@@ -348,11 +349,8 @@ impl Watched for Workload {
             busy || !queue.calls.is_empty()
         };
         Self::deliver(answers);
-        if let Some(message) = limit {
-            self.host.events.event(EngineEvent::LimitHit {
-                kind: ErrorKind::WallTimeout,
-                message,
-            });
+        if let Some(hit) = limit {
+            self.host.events.event(EngineEvent::LimitHit(hit));
         }
         if condemned {
             self.report_condemned();

@@ -11,6 +11,7 @@ use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::thread_priority::ThreadId;
+use crate::engine::{Limit, LimitHit};
 use crate::invocation::{ErrorKind, InvokeError, Reply, ReplySink};
 
 /// How long a terminated thread may take to leave V8. Those that can be stopped need less than a millisecond.
@@ -66,7 +67,7 @@ pub(super) struct Verdict {
     /// It no longer takes calls.
     pub(super) lost: bool,
     /// A limit was hit.
-    pub(super) limit: Option<String>,
+    pub(super) limit: Option<LimitHit>,
     /// It was condemned just now.
     pub(super) condemned: bool,
     /// Something has yet to end.
@@ -183,8 +184,8 @@ impl Instance {
             let Some(call) = state.in_flight.remove(&key) else {
                 continue;
             };
-            let error = wall_timeout(wall_time, now.saturating_duration_since(call.deadline));
-            verdict.limit = Some(error.message.clone());
+            let (hit, error) = wall_timeout(wall_time, now.saturating_duration_since(call.deadline));
+            verdict.limit = Some(hit);
             answers.push((call.replies, Err(error)));
             state.timed_out.push(key);
             if state.status == Status::Live {
@@ -208,7 +209,7 @@ impl Instance {
             verdict.lost |= state.status == Status::Live;
             verdict
                 .limit
-                .get_or_insert_with(|| wall_timeout(wall_time, Duration::ZERO).message);
+                .get_or_insert_with(|| wall_timeout(wall_time, Duration::ZERO).0);
             let error = InvokeError::new(
                 ErrorKind::WallTimeout,
                 "another invocation of this function ran over its time in the same instance, which was discarded",
@@ -226,13 +227,9 @@ impl Instance {
 }
 
 /// The error of an invocation that took longer than it may.
-pub(super) fn wall_timeout(limit: Duration, over: Duration) -> InvokeError {
-    let message = format!(
-        "wall-clock limit of {} ms exceeded (ended after {} ms)",
-        limit.as_millis(),
-        (limit + over).as_millis()
-    );
-    InvokeError::new(ErrorKind::WallTimeout, message)
+pub(super) fn wall_timeout(limit: Duration, over: Duration) -> (LimitHit, InvokeError) {
+    let hit = LimitHit::time(Limit::WallTime, limit, limit + over);
+    (hit, InvokeError::new(ErrorKind::WallTimeout, hit.to_string()))
 }
 
 impl fmt::Debug for Instance {
