@@ -10,11 +10,14 @@
 
 mod convert;
 mod function;
+mod host_calls;
 mod instance;
 mod isolate;
 mod loader;
 mod ops;
 mod platform;
+mod soft_limits;
+mod stack_trace;
 mod thread;
 mod thread_priority;
 mod watchdog;

@@ -17,7 +17,8 @@ use super::loader::SourceFile;
 use super::watchdog::Watched;
 use crate::engine::{EngineEvent, Function, FunctionHost, FunctionSpec, Limit, LimitHit, LoadError};
 use crate::invocation::{ErrorKind, InvokeError, Reply, ReplySink, Trigger};
-use crate::logs::{LogLevel, LogLine};
+use crate::log_limit::LimitedLog;
+use crate::logs::{LogLevel, LogLine, LogSink};
 
 /// The handle that [`V8Engine`](super::V8Engine) gives out; dropping it ends the function once its calls have ended.
 pub(super) struct V8Function(pub(super) Arc<Workload>);
@@ -47,6 +48,7 @@ pub(super) struct Workload {
     pub(super) spec: FunctionSpec,
     pub(super) source: SourceFile,
     pub(super) host: FunctionHost,
+    pub(super) logs: LimitedLog,
     engine: Arc<Shared>,
     queue: Mutex<Queue>,
     /// The watchdog has it on its list.
@@ -94,6 +96,7 @@ impl Workload {
     pub(super) fn new(spec: FunctionSpec, host: FunctionHost, engine: Arc<Shared>) -> Result<Self, LoadError> {
         let source = SourceFile::of(&spec)?;
         Ok(Self {
+            logs: LimitedLog::new(Arc::clone(&host.logs), spec.limits.log_lines),
             spec,
             source,
             host,
@@ -280,7 +283,7 @@ impl Workload {
     /// sinks, and whoever owns those logs them.
     pub(super) fn log_error(&self, error: &InvokeError) {
         let text = error.stack.as_ref().unwrap_or(&error.message);
-        self.host.logs.log(LogLine {
+        self.logs.log(LogLine {
             level: LogLevel::Error,
             text: format!("Uncaught {text}"),
         });

@@ -16,7 +16,8 @@ use super::function::{Begun, Report, Workload};
 use super::instance::{Instance, Status};
 use super::isolate::{Isolate, ScriptError};
 use super::ops::OpHost;
-use crate::engine::LoadError;
+use super::soft_limits::SoftLimitEvents;
+use crate::engine::{Limit, LimitHit, Limits, LoadError};
 use crate::host_services::HostServices;
 use crate::invocation::{ErrorKind, InvokeError, Reply};
 use crate::logs::LogLine;
@@ -51,6 +52,7 @@ pub(super) fn run(heap_bytes: usize, assignment: oneshot::Receiver<Assignment>) 
             workload,
             instance,
             waiting: Cell::new(0),
+            soft_limits: SoftLimitEvents::default(),
         });
         watch_heap(&mut isolate, &link, heap_bytes);
         match link.load(&mut isolate).await {
@@ -65,6 +67,7 @@ pub(super) fn run(heap_bytes: usize, assignment: oneshot::Receiver<Assignment>) 
         }
         // The isolate first: dropping it may take a while, during which the instance still counts.
         drop(isolate);
+        link.workload.logs.flush();
         link.workload.instance_ended(&link.instance);
     });
 }
@@ -100,14 +103,35 @@ struct Link {
     instance: Arc<Instance>,
     /// `waitUntil` promises not settled yet.
     waiting: Cell<u32>,
+    soft_limits: SoftLimitEvents,
 }
 
 impl OpHost for Link {
     fn services(&self) -> &Arc<dyn HostServices> {
         &self.workload.host.services
     }
+    fn limits(&self) -> &Limits {
+        &self.workload.spec.limits
+    }
+    fn limit_hit(&self, hit: LimitHit) {
+        self.soft_limits.hit(hit, &*self.workload.host.events);
+    }
+    fn log_open(&self) -> bool {
+        let allowed = u64::from(self.limits().log_lines);
+        match self.workload.logs.open() {
+            Ok(()) => true,
+            Err(dropped) => {
+                self.limit_hit(LimitHit {
+                    limit: Limit::LogLines,
+                    allowed,
+                    measured: allowed + dropped,
+                });
+                false
+            }
+        }
+    }
     fn log(&self, line: LogLine) {
-        self.workload.host.logs.log(line);
+        self.workload.logs.write(line);
     }
     fn deadline(&self) -> Instant {
         self.instance.entry_deadline()
@@ -224,6 +248,7 @@ impl Link {
             };
             if idle {
                 self.fail_stalled();
+                isolate.forget_awaited();
             }
             let drained = self.instance.in_flight() == 0 && (idle || self.waiting.get() == 0);
             if drained && self.workload.is_done_with(&self.instance) {
