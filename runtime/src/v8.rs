@@ -16,6 +16,7 @@ mod isolate;
 mod loader;
 mod ops;
 mod platform;
+mod rejections;
 mod soft_limits;
 mod stack_trace;
 mod thread;

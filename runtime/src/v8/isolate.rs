@@ -12,6 +12,7 @@ use deno_core::{JsRuntime, RuntimeOptions, serde_v8, v8};
 
 use super::loader::NoImports;
 use super::ops::{OpHost, Pending, nex};
+use super::rejections::Rejections;
 use super::stack_trace;
 use crate::engine::{FunctionSpec, LoadError};
 
@@ -28,6 +29,7 @@ pub(super) struct Isolate {
     pending: Rc<Pending>,
     /// Promises that invocations wait for.
     awaited: Vec<(u32, v8::Global<v8::Promise>)>,
+    rejections: Rc<Rejections>,
     js: JsRuntime,
 }
 
@@ -36,6 +38,7 @@ struct Api {
     abort: v8::Global<v8::Function>,
     call_message: v8::Global<v8::Function>,
     finish: v8::Global<v8::Function>,
+    log_rejection: v8::Global<v8::Function>,
     settle_host_call: v8::Global<v8::Function>,
     assign: v8::Global<v8::Function>,
 }
@@ -67,6 +70,7 @@ impl Isolate {
         })?;
         js.v8_isolate().set_allow_atomics_wait(false);
         js.v8_isolate().set_prepare_stack_trace_callback(stack_trace::prepare);
+        let rejections = Rejections::hook(js.v8_isolate());
         let context = js.main_context();
         let api = {
             deno_core::scope!(scope, js);
@@ -79,6 +83,7 @@ impl Isolate {
             host: None,
             pending: js.op_state().borrow().borrow::<Rc<Pending>>().clone(),
             awaited: Vec::new(),
+            rejections,
             js,
         })
     }
@@ -131,6 +136,7 @@ impl Api {
             abort: function("abort")?,
             call_message: function("callMessage")?,
             finish: function("finish")?,
+            log_rejection: function("logRejection")?,
             settle_host_call: function("settleHostCall")?,
             assign: function("assign")?,
         };

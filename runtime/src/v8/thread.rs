@@ -184,7 +184,7 @@ impl Link {
                 tokio::time::timeout_at(deadline.into(), evaluated)
                     .await
                     .map_err(|_| lost(Lost))??;
-                isolate.take_default_export(id)
+                isolate.take_default_export(id, source)
             }
         }
     }

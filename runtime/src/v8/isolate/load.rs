@@ -76,11 +76,18 @@ impl Isolate {
     }
 
     /// Finds the handler of an evaluated module.
-    pub(in crate::v8) fn take_default_export(&mut self, id: deno_core::ModuleId) -> Result<(), LoadError> {
+    ///
+    /// # Errors
+    /// What the module threw, which evaluation does not tell, or what is wrong with its default export.
+    pub(in crate::v8) fn take_default_export(
+        &mut self,
+        id: deno_core::ModuleId,
+        file: &SourceFile,
+    ) -> Result<(), LoadError> {
         let namespace = self
             .js
             .get_module_namespace(id)
-            .map_err(|error| LoadError::Engine(error.to_string()))?;
+            .map_err(|error| LoadError::Threw(describe_core(&error, file)))?;
         deno_core::scope!(scope, self.js);
         v8::tc_scope!(let scope, scope);
         let namespace = v8::Local::new(scope, namespace);
