@@ -8,7 +8,9 @@
     reason = "tests fail by panicking"
 )]
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -53,7 +55,12 @@ impl HostServices for Recorder {
         let payload = payload.into();
         // Not ready at once: what comes later takes another way back into the isolate.
         async move {
-            tokio::task::yield_now().await;
+            let mut waited = false;
+            poll_fn(|cx| {
+                cx.waker().wake_by_ref();
+                if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
             Ok(HostResponse { result, payload })
         }
         .boxed()
