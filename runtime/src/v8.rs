@@ -8,6 +8,7 @@
 //!
 //! [`EngineEvent::Condemned`]: crate::engine::EngineEvent::Condemned
 
+mod code_cache;
 mod convert;
 mod function;
 mod instance;
@@ -28,6 +29,8 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use self::code_cache::CodeCache;
+pub use self::code_cache::CodeCacheStats;
 use self::function::{Report, V8Function, Workload};
 use self::thread::Assignment;
 use self::watchdog::Watchdog;
@@ -73,6 +76,7 @@ pub struct V8Engine {
 struct Shared {
     config: V8Config,
     blanks: Mutex<Vec<oneshot::Sender<Assignment>>>,
+    code_cache: CodeCache,
     watchdog: Watchdog,
 }
 
@@ -84,12 +88,19 @@ impl V8Engine {
     pub fn new(config: V8Config) -> io::Result<Self> {
         let watchdog = Watchdog::start()?;
         let shared = Arc::new(Shared {
+            code_cache: CodeCache::new(config.code_cache_bytes, isolate::STARTUP_SNAPSHOT),
             config,
             blanks: Mutex::default(),
             watchdog,
         });
         shared.refill()?;
         Ok(Self { shared })
+    }
+
+    /// What is kept of compiled code, and how often it served.
+    #[must_use]
+    pub fn code_cache_stats(&self) -> CodeCacheStats {
+        self.shared.code_cache.stats()
     }
 }
 

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::Shared;
+use super::code_cache::CodeCache;
 use super::instance::{Answer, Instance, Status, wall_timeout};
 use super::loader::SourceFile;
 use super::watchdog::Watched;
@@ -101,6 +102,10 @@ impl Workload {
             queue: Mutex::default(),
             watched: AtomicBool::new(false),
         })
+    }
+
+    pub(super) fn code_cache(&self) -> &CodeCache {
+        &self.engine.code_cache
     }
 
     pub(super) fn wall_time(&self) -> Duration {

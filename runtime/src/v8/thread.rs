@@ -3,7 +3,6 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::function::{Begun, Report, Workload};
 use super::instance::{Instance, Status};
-use super::isolate::{Isolate, ScriptError};
+use super::isolate::{Isolate, LoadFailure, Loaded};
 use super::ops::OpHost;
 use crate::engine::LoadError;
 use crate::host_services::HostServices;
@@ -145,50 +144,43 @@ impl Link {
         let lost = |_| LoadError::Timeout(self.workload.wall_time());
         let host: Rc<dyn OpHost> = Rc::<Self>::clone(self);
         isolate.assign(host, &self.workload.spec)?;
-        let source = &self.workload.source;
-        match self.run(deadline, || isolate.load_script(source)).map_err(lost)? {
-            Ok(()) => Ok(()),
-            Err(ScriptError::Failed(error)) => Err(error),
-            Err(ScriptError::Terminated) => Err(lost(Lost)),
-            Err(ScriptError::IsModule) => {
-                let id = isolate.load_module(source).await?;
-                let evaluation = pin!(
-                    self.run(deadline, || isolate.evaluate_module(id, source))
-                        .map_err(lost)?
-                );
-                let evaluated = self.finish_evaluation(isolate, evaluation, deadline);
-                tokio::time::timeout_at(deadline.into(), evaluated)
+        let (source, cache) = (&self.workload.source, self.workload.code_cache());
+        let begun = self.run(deadline, || isolate.load(source, cache)).map_err(lost)?;
+        match begun.map_err(|failure| self.load_error(failure))? {
+            Loaded::Ready => Ok(()),
+            Loaded::Awaiting => {
+                let ended = self.finish_evaluation(isolate, deadline);
+                tokio::time::timeout_at(deadline.into(), ended)
                     .await
-                    .map_err(|_| lost(Lost))??;
-                isolate.take_default_export(id)
+                    .map_err(|_| lost(Lost))?
             }
         }
     }
 
+    fn load_error(&self, failure: LoadFailure) -> LoadError {
+        match failure {
+            LoadFailure::Error(error) => error,
+            LoadFailure::Terminated => LoadError::Timeout(self.workload.wall_time()),
+        }
+    }
+
     /// Polls the isolate until the module's top level has ended.
-    async fn finish_evaluation(
-        &self,
-        isolate: &mut Isolate,
-        mut evaluation: Pin<&mut impl Future<Output = Result<(), LoadError>>>,
-        deadline: Instant,
-    ) -> Result<(), LoadError> {
+    async fn finish_evaluation(&self, isolate: &mut Isolate, deadline: Instant) -> Result<(), LoadError> {
         let stalled = || {
             let text = "the module awaits a promise at its top level that nothing can settle";
             LoadError::Threw(text.into())
         };
         poll_fn(|cx| {
-            if let Poll::Ready(result) = evaluation.as_mut().poll(cx) {
-                return Poll::Ready(result);
-            }
-            let polled = match self.run(deadline, || isolate.poll(cx)) {
-                Ok(polled) => polled,
-                Err(Lost) => return Poll::Ready(Err(LoadError::Timeout(self.workload.wall_time()))),
-            };
-            match (evaluation.as_mut().poll(cx), polled) {
-                (Poll::Ready(result), _) => Poll::Ready(result),
-                (Poll::Pending, Poll::Pending) => Poll::Pending,
-                (Poll::Pending, Poll::Ready(Ok(()))) => Poll::Ready(Err(stalled())),
-                (Poll::Pending, Poll::Ready(Err(error))) => {
+            let polled = self.run(deadline, || {
+                let polled = isolate.poll(cx);
+                (isolate.top_level(&self.workload.source), polled)
+            });
+            match polled {
+                Err(Lost) => Poll::Ready(Err(LoadError::Timeout(self.workload.wall_time()))),
+                Ok((Poll::Ready(result), _)) => Poll::Ready(result.map_err(|failure| self.load_error(failure))),
+                Ok((Poll::Pending, Poll::Pending)) => Poll::Pending,
+                Ok((Poll::Pending, Poll::Ready(Ok(())))) => Poll::Ready(Err(stalled())),
+                Ok((Poll::Pending, Poll::Ready(Err(error)))) => {
                     Poll::Ready(Err(LoadError::Threw(error.stack.unwrap_or(error.message))))
                 }
             }
@@ -227,10 +219,14 @@ impl Link {
             }
             let drained = self.instance.in_flight() == 0 && (idle || self.waiting.get() == 0);
             if drained && self.workload.is_done_with(&self.instance) {
+                isolate.keep_code(&self.workload.source, self.workload.code_cache());
                 return Ok(Poll::Ready(()));
             }
             // A promise settled by the poll may have made room for a call that waits.
             if !self.workload.has_call_for(&self.instance) {
+                if isolate.has_served() {
+                    isolate.keep_code(&self.workload.source, self.workload.code_cache());
+                }
                 return Ok(Poll::Pending);
             }
         }
