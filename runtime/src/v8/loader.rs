@@ -136,10 +136,23 @@ mod tests {
             };
             SourceFile::of(&spec).is_ok_and(|file| file.looks_like_module())
         };
-        for source in ["export default 1", "let f;export{f as default}", "let é\nexport\tdefault é", "export*from 'x'"] {
+        for source in [
+            "export default 1",
+            "let f;export{f as default}",
+            "let é\nexport\tdefault é",
+            "export*from 'x'",
+        ] {
             assert!(guess(source), "{source}");
         }
-        for source in ["", "export", "exports.f = 1", "module.export = 1", "__export(f)", "_export default", "x.export {}"] {
+        for source in [
+            "",
+            "export",
+            "exports.f = 1",
+            "module.export = 1",
+            "__export(f)",
+            "_export default",
+            "x.export {}",
+        ] {
             assert!(!guess(source), "{source}");
         }
     }

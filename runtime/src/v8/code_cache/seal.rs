@@ -95,7 +95,12 @@ mod tests {
     #[test]
     fn every_change_of_one_byte_is_refused() {
         let mut flips = 0;
-        for (length, form) in [(0, Form::Script), (1, Form::Module), (333, Form::Script), (3000, Form::Module)] {
+        for (length, form) in [
+            (0, Form::Script),
+            (1, Form::Module),
+            (333, Form::Script),
+            (3000, Form::Module),
+        ] {
             let sealed = sealed(length, form);
             for index in 0..sealed.len() {
                 for change in [0x01, 0x10, 0x80, 0xff] {

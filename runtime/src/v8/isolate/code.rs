@@ -232,7 +232,7 @@ impl Isolate {
             Unit::Script(script) => (Form::Script, v8::Local::new(scope, script).create_code_cache()),
             Unit::Module(module) => (Form::Module, v8::Local::new(scope, module).create_code_cache()),
         };
-        // V8 has none for some old constructs (asm.js).
+        // V8 gives none of scripts that it compiled otherwise (asm.js).
         if let Some(data) = data {
             cache.store(&file.hash, form, calls, &data);
         }
