@@ -224,10 +224,6 @@ impl Link {
 
     /// Polls the isolate until the module's top level has ended.
     async fn finish_top_level(&self, isolate: &mut Isolate, deadline: Instant) -> Result<(), LoadError> {
-        let stalled = || {
-            let text = "the module awaits a promise at its top level that nothing can settle";
-            LoadError::Threw(text.into())
-        };
         poll_fn(|cx| {
             let polled = self.run(deadline, true, || {
                 let polled = isolate.poll(cx);
@@ -237,7 +233,7 @@ impl Link {
                 Err(Lost) => Poll::Ready(Err(self.load_limit())),
                 Ok((Poll::Ready(result), _)) => Poll::Ready(result.map_err(|failure| self.load_error(failure))),
                 Ok((Poll::Pending, Poll::Pending)) => Poll::Pending,
-                Ok((Poll::Pending, Poll::Ready(Ok(())))) => Poll::Ready(Err(stalled())),
+                Ok((Poll::Pending, Poll::Ready(Ok(())))) => Poll::Ready(Err(isolate.stalled(&self.workload.source))),
                 Ok((Poll::Pending, Poll::Ready(Err(error)))) => {
                     Poll::Ready(Err(LoadError::Threw(error.stack.unwrap_or(error.message))))
                 }

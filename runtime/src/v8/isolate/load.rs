@@ -98,6 +98,31 @@ impl Isolate {
         let handler = default_export(scope, module);
         Poll::Ready(handler.map(|handler| self.handler = Some(handler)).map_err(Into::into))
     }
+
+    /// The error for a top level that awaits while nothing is pending, and where it awaits.
+    pub(in crate::v8) fn stalled(&mut self, file: &SourceFile) -> LoadError {
+        let mut text = "the module's top level awaits a promise that can never settle: \
+                        no host call, timer or promise is left that could settle it"
+            .to_owned();
+        if let Some(evaluation) = &self.evaluation {
+            deno_core::scope!(scope, self.js);
+            let module = v8::Local::new(scope, &evaluation.module);
+            for (_, message) in module.get_stalled_top_level_await_message(scope) {
+                let line = message.get_line_number(scope).and_then(|line| i64::try_from(line).ok());
+                let column = i64::try_from(message.get_start_column() + 1).ok();
+                if let (Some(line), Some(column)) = (line, column) {
+                    push_place(&mut text, file, line, column);
+                }
+            }
+        }
+        LoadError::Threw(text)
+    }
+}
+
+/// Shows a place in the source.
+fn push_place(text: &mut String, file: &SourceFile, line: i64, column: i64) {
+    text.push_str(&file.excerpt(line, column));
+    text.push_str(&format!("\n    at {}:{line}:{column}", file.url));
 }
 
 /// The source for V8. ASCII is not copied.
@@ -192,8 +217,7 @@ fn refuse_imports<'s>(
     let mut text = refusal(&request.get_specifier().to_rust_string_lossy(scope));
     let place = module.source_offset_to_location(request.get_source_offset());
     let (line, column) = (place.get_line_number() + 1, place.get_column_number() + 1);
-    text.push_str(&file.excerpt(line.into(), column.into()));
-    text.push_str(&format!("\n    at {}:{line}:{column}", file.url));
+    push_place(&mut text, file, line.into(), column.into());
     Some(LoadError::Syntax(text))
 }
 
