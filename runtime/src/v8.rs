@@ -9,6 +9,7 @@
 //! [`EngineEvent::Condemned`]: crate::engine::EngineEvent::Condemned
 
 mod call;
+mod code_cache;
 mod convert;
 mod function;
 mod instance;
@@ -32,6 +33,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use self::code_cache::CodeCache;
+pub use self::code_cache::CodeCacheStats;
 use self::function::{Report, V8Function, Workload};
 use self::pool::Pool;
 use self::residents::Residents;
@@ -84,6 +87,7 @@ pub struct V8Engine {
 struct Shared {
     pool: Pool,
     residents: Residents,
+    code_cache: CodeCache,
     watchdog: Watchdog,
     /// Processors of this machine.
     processors: usize,
@@ -100,6 +104,7 @@ impl V8Engine {
         let shared = Arc::new(Shared {
             watchdog: Watchdog::start()?,
             residents: Residents::default(),
+            code_cache: CodeCache::new(config.code_cache_bytes, isolate::STARTUP_SNAPSHOT),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             max_instances: config.max_instances.max(1),
             started: Instant::now(),
@@ -110,6 +115,12 @@ impl V8Engine {
             pressure::watch(Arc::downgrade(&shared), high)?;
         }
         Ok(Self { shared })
+    }
+
+    /// What is kept of compiled code, and how often it served.
+    #[must_use]
+    pub fn code_cache_stats(&self) -> CodeCacheStats {
+        self.shared.code_cache.stats()
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::Shared;
 use super::call::{Answer, Call, Replies, deliver};
+use super::code_cache::CodeCache;
 use super::instance::{Instance, Status, error};
 use super::loader::SourceFile;
 use super::watchdog::Watched;
@@ -128,6 +129,10 @@ impl Workload {
 
     pub(super) fn engine(&self) -> &Arc<Shared> {
         &self.engine
+    }
+
+    pub(super) fn code_cache(&self) -> &CodeCache {
+        &self.engine.code_cache
     }
 
     pub(super) fn limits(&self) -> &Limits {

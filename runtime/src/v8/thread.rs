@@ -16,7 +16,7 @@ use tokio::time::{Sleep, sleep};
 use super::call::{Answer, Begun, deliver};
 use super::function::{Fetched, Report, Workload};
 use super::instance::{Instance, Next, Status};
-use super::isolate::{Isolate, ScriptError};
+use super::isolate::{Isolate, LoadFailure, Loaded};
 use super::ops::OpHost;
 use crate::engine::{Limit, LimitHit, LoadError};
 use crate::host_services::HostServices;
@@ -69,6 +69,9 @@ pub(super) fn run(heap_bytes: usize, assignment: oneshot::Receiver<Assignment>) 
                     _ = report.send(Ok(()));
                 }
                 link.serve_until_done(&mut isolate).await;
+                if matches!(link.instance.status(), Status::Live | Status::Retired) {
+                    isolate.keep_code(&link.workload.source, link.workload.code_cache());
+                }
             }
             Err(error) => {
                 refuse(&link.workload, report, error);
@@ -190,22 +193,24 @@ impl Link {
         let deadline = Instant::now() + wall_time;
         let host: Rc<dyn OpHost> = Rc::<Self>::clone(self);
         isolate.assign(host, &self.workload.spec)?;
-        let source = &self.workload.source;
-        let script = self.run(deadline, true, || isolate.load_script(source));
-        match script.map_err(|Lost| self.load_limit())? {
-            Ok(()) => Ok(()),
-            Err(ScriptError::Failed(error)) => Err(error),
-            Err(ScriptError::Terminated) => Err(self.load_limit()),
-            Err(ScriptError::IsModule) => {
-                let id = isolate.load_module(source).await?;
-                let evaluation = self.run(deadline, true, || isolate.evaluate_module(id, source));
-                let evaluation = pin!(evaluation.map_err(|Lost| self.load_limit())?);
-                let evaluated = self.finish_evaluation(isolate, evaluation, deadline);
-                tokio::time::timeout_at(deadline.into(), evaluated)
+        let (source, cache) = (&self.workload.source, self.workload.code_cache());
+        let begun = self.run(deadline, true, || isolate.load(source, cache));
+        match begun.unwrap_or(Err(LoadFailure::Terminated)) {
+            Ok(Loaded::Ready) => Ok(()),
+            Ok(Loaded::Awaiting) => {
+                let ended = self.finish_top_level(isolate, deadline);
+                tokio::time::timeout_at(deadline.into(), ended)
                     .await
-                    .map_err(|_| LoadError::Timeout(wall_time))??;
-                isolate.take_default_export(id)
+                    .map_err(|_| LoadError::Timeout(wall_time))?
             }
+            Err(failure) => Err(self.load_error(failure)),
+        }
+    }
+
+    fn load_error(&self, failure: LoadFailure) -> LoadError {
+        match failure {
+            LoadFailure::Error(error) => error,
+            LoadFailure::Terminated => self.load_limit(),
         }
     }
 
@@ -218,29 +223,18 @@ impl Link {
     }
 
     /// Polls the isolate until the module's top level has ended.
-    async fn finish_evaluation(
-        &self,
-        isolate: &mut Isolate,
-        mut evaluation: Pin<&mut impl Future<Output = Result<(), LoadError>>>,
-        deadline: Instant,
-    ) -> Result<(), LoadError> {
-        let stalled = || {
-            let text = "the module awaits a promise at its top level that nothing can settle";
-            LoadError::Threw(text.into())
-        };
+    async fn finish_top_level(&self, isolate: &mut Isolate, deadline: Instant) -> Result<(), LoadError> {
         poll_fn(|cx| {
-            if let Poll::Ready(result) = evaluation.as_mut().poll(cx) {
-                return Poll::Ready(result);
-            }
-            let polled = match self.run(deadline, true, || isolate.poll(cx)) {
-                Ok(polled) => polled,
-                Err(Lost) => return Poll::Ready(Err(self.load_limit())),
-            };
-            match (evaluation.as_mut().poll(cx), polled) {
-                (Poll::Ready(result), _) => Poll::Ready(result),
-                (Poll::Pending, Poll::Pending) => Poll::Pending,
-                (Poll::Pending, Poll::Ready(Ok(()))) => Poll::Ready(Err(stalled())),
-                (Poll::Pending, Poll::Ready(Err(error))) => {
+            let polled = self.run(deadline, true, || {
+                let polled = isolate.poll(cx);
+                (isolate.top_level(&self.workload.source), polled)
+            });
+            match polled {
+                Err(Lost) => Poll::Ready(Err(self.load_limit())),
+                Ok((Poll::Ready(result), _)) => Poll::Ready(result.map_err(|failure| self.load_error(failure))),
+                Ok((Poll::Pending, Poll::Pending)) => Poll::Pending,
+                Ok((Poll::Pending, Poll::Ready(Ok(())))) => Poll::Ready(Err(isolate.stalled(&self.workload.source))),
+                Ok((Poll::Pending, Poll::Ready(Err(error)))) => {
                     Poll::Ready(Err(LoadError::Threw(error.stack.unwrap_or(error.message))))
                 }
             }
@@ -261,6 +255,10 @@ impl Link {
             if std::mem::take(&mut first) {
                 // Not before: whoever waited for this instance should not have to share the processor.
                 self.workload.engine().refill();
+            }
+            if served != Served::Done && isolate.has_served() {
+                // After the answers, so that nobody waits for it who has called already.
+                isolate.keep_code(&self.workload.source, self.workload.code_cache());
             }
             match served {
                 Served::Done => return Poll::Ready(()),
