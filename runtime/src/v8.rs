@@ -8,12 +8,15 @@
 //!
 //! [`EngineEvent::Condemned`]: crate::engine::EngineEvent::Condemned
 
+mod buffers;
 mod convert;
 mod function;
+mod heap;
 mod instance;
 mod isolate;
 mod loader;
 mod ops;
+mod pages;
 mod platform;
 mod thread;
 mod thread_priority;
@@ -29,6 +32,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use self::function::{Report, V8Function, Workload};
+use self::heap::IsolateParams;
 use self::thread::Assignment;
 use self::watchdog::Watchdog;
 use crate::engine::{Engine, Function, FunctionHost, FunctionSpec, Limits, LoadError};
@@ -116,16 +120,16 @@ impl Engine for V8Engine {
 
 impl Shared {
     /// Starts a thread that makes a blank isolate and waits for a function.
-    fn spawn_blank(&self) -> io::Result<oneshot::Sender<Assignment>> {
+    fn spawn_blank(&self, params: IsolateParams) -> io::Result<oneshot::Sender<Assignment>> {
         let (sender, receiver) = oneshot::channel();
-        let heap_bytes = usize::try_from(self.config.heap_bytes).unwrap_or(usize::MAX);
-        platform::spawn_isolate_thread("isolate".into(), Box::new(move || thread::run(heap_bytes, receiver)))?;
+        let job = Box::new(move || thread::run(params, receiver));
+        platform::spawn_isolate_thread("isolate".into(), params.thread_stack_bytes(), job)?;
         Ok(sender)
     }
 
     fn refill(&self) -> io::Result<()> {
         while self.blanks.lock().len() < self.config.pool_size {
-            let blank = self.spawn_blank()?;
+            let blank = self.spawn_blank(IsolateParams::pooled(&self.config))?;
             self.blanks.lock().push(blank);
         }
         Ok(())
@@ -133,10 +137,12 @@ impl Shared {
 
     /// Gives the function to a blank isolate, or to a new one when none is there, and refills the pool.
     fn assign(&self, workload: Arc<Workload>, report: Option<Report>) {
-        let pooled = self.blanks.lock().pop();
-        let blank = match pooled {
-            Some(blank) => Ok(blank),
-            None => self.spawn_blank(),
+        let blank = match IsolateParams::for_function(&self.config, &workload.spec.limits) {
+            Some(params) => self.spawn_blank(params),
+            None => {
+                let pooled = self.blanks.lock().pop();
+                pooled.map_or_else(|| self.spawn_blank(IsolateParams::pooled(&self.config)), Ok)
+            }
         };
         match blank.map(|blank| {
             blank.send(Assignment {

@@ -15,7 +15,7 @@ use super::Shared;
 use super::instance::{Answer, Instance, Status, wall_timeout};
 use super::loader::SourceFile;
 use super::watchdog::Watched;
-use crate::engine::{EngineEvent, Function, FunctionHost, FunctionSpec, Limit, LimitHit, LoadError};
+use crate::engine::{EngineEvent, Function, FunctionHost, FunctionSpec, LimitHit, LoadError};
 use crate::invocation::{ErrorKind, InvokeError, Reply, ReplySink, Trigger};
 use crate::logs::{LogLevel, LogLine};
 
@@ -286,13 +286,8 @@ impl Workload {
         });
     }
 
-    /// The heap is nearly full: ends the instance and answers its callers. Called on the isolate's thread, inside V8.
-    pub(super) fn out_of_memory(self: &Arc<Self>, instance: &Arc<Instance>, heap_bytes: usize) {
-        let hit = LimitHit {
-            limit: Limit::HeapBytes,
-            allowed: heap_bytes as u64,
-            measured: heap_bytes as u64,
-        };
+    /// A memory limit was hit: ends the instance and answers its callers. Called on the isolate's thread, inside V8.
+    pub(super) fn out_of_memory(self: &Arc<Self>, instance: &Arc<Instance>, hit: LimitHit) {
         let error = InvokeError::new(ErrorKind::Memory, hit.to_string());
         let answers = instance.terminate(&error);
         let restart = self.vacate(&mut self.queue.lock(), instance);

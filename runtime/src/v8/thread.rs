@@ -7,22 +7,20 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::thread;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use super::buffers::MemoryOwner;
 use super::function::{Begun, Report, Workload};
+use super::heap::IsolateParams;
 use super::instance::{Instance, Status};
 use super::isolate::{Isolate, ScriptError};
 use super::ops::OpHost;
-use crate::engine::LoadError;
+use crate::engine::{EngineEvent, LimitHit, LoadError};
 use crate::host_services::HostServices;
 use crate::invocation::{ErrorKind, InvokeError, Reply};
 use crate::logs::LogLine;
-
-/// Room that code near the heap limit gets to end in.
-const HEAP_HEADROOM_BYTES: usize = 32 << 20;
 
 /// A function for a blank isolate.
 pub(super) struct Assignment {
@@ -31,13 +29,13 @@ pub(super) struct Assignment {
 }
 
 /// The body of an isolate thread; it ends without a function when the pool is dropped.
-pub(super) fn run(heap_bytes: usize, assignment: oneshot::Receiver<Assignment>) {
+pub(super) fn run(params: IsolateParams, assignment: oneshot::Receiver<Assignment>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "an isolate thread has no runtime"),
     };
     runtime.block_on(async {
-        let isolate = Isolate::new(heap_bytes);
+        let isolate = Isolate::new(params);
         let Ok(Assignment { workload, report }) = assignment.await else {
             return;
         };
@@ -52,7 +50,6 @@ pub(super) fn run(heap_bytes: usize, assignment: oneshot::Receiver<Assignment>) 
             instance,
             waiting: Cell::new(0),
         });
-        watch_heap(&mut isolate, &link, heap_bytes);
         match link.load(&mut isolate).await {
             Ok(()) => {
                 link.workload.instance_ready(&link.instance);
@@ -74,24 +71,6 @@ pub(super) fn refuse(workload: &Workload, report: Option<Report>, error: LoadErr
     if let Some(report) = report {
         _ = report.send(Err(error));
     }
-}
-
-/// The first time the heap is nearly full, its code is terminated and gets room to end in; code that uses that up, too,
-/// cannot be ended, and its thread stays here for ever.
-fn watch_heap(isolate: &mut Isolate, link: &Link, limit: usize) {
-    let workload = Arc::clone(&link.workload);
-    let instance = Arc::clone(&link.instance);
-    isolate.on_heap_limit(move |current, _initial| {
-        if instance.status() != Status::Terminated {
-            workload.out_of_memory(&instance, limit);
-            return current + HEAP_HEADROOM_BYTES;
-        }
-        instance.condemn();
-        workload.report_condemned();
-        loop {
-            thread::park();
-        }
-    });
 }
 
 /// Between an isolate and its function: what ops act on.
@@ -125,6 +104,29 @@ impl OpHost for Link {
     }
 }
 
+/// What the memory of an isolate belongs to.
+struct Owner {
+    workload: Arc<Workload>,
+    instance: Arc<Instance>,
+}
+
+impl MemoryOwner for Owner {
+    fn limit_hit(&self, hit: LimitHit) {
+        self.workload.host.events.event(EngineEvent::LimitHit(hit));
+    }
+    fn out_of_memory(&self, hit: LimitHit) {
+        if matches!(self.instance.status(), Status::Live | Status::Retired) {
+            self.workload.out_of_memory(&self.instance, hit);
+        }
+    }
+    fn condemned(&self) {
+        if self.instance.status() != Status::Condemned {
+            self.instance.condemn();
+            self.workload.report_condemned();
+        }
+    }
+}
+
 /// The instance was terminated: its isolate must not run again.
 struct Lost;
 
@@ -144,7 +146,11 @@ impl Link {
         let deadline = Instant::now() + self.workload.wall_time();
         let lost = |_| LoadError::Timeout(self.workload.wall_time());
         let host: Rc<dyn OpHost> = Rc::<Self>::clone(self);
-        isolate.assign(host, &self.workload.spec)?;
+        let owner = Arc::new(Owner {
+            workload: Arc::clone(&self.workload),
+            instance: Arc::clone(&self.instance),
+        });
+        isolate.assign(host, owner, &self.workload.spec)?;
         let source = &self.workload.source;
         match self.run(deadline, || isolate.load_script(source)).map_err(lost)? {
             Ok(()) => Ok(()),
