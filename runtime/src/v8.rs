@@ -10,6 +10,7 @@
 
 mod buffers;
 mod convert;
+mod fatal;
 mod function;
 mod heap;
 mod instance;

@@ -63,8 +63,10 @@ fn hits(function: &HarnessFunction, limit: Limit) -> Vec<LimitHit> {
 
 /// `(module (memory (export "m") 1) (func (export "eat") (param i32) (result i32) ...))`: grows its memory page by page,
 /// touching each, until that fails, or by as many pages as the parameter says; returns the pages it then has.
-const EATER: &str = "new Uint8Array([0,97,115,109,1,0,0,0,1,6,1,96,1,127,1,127,3,2,1,0,5,3,1,0,1,7,11,2,1,109,2,0,3,101,97,116,0,0,\
-     10,41,1,39,0,2,64,3,64,32,0,69,13,1,32,0,65,1,107,33,0,65,1,64,0,65,127,70,13,1,63,0,65,1,107,65,16,116,65,1,54,2,0,12,0,11,11,63,0,11])";
+const EATER: &str = "new Uint8Array([\
+     0,97,115,109,1,0,0,0,1,6,1,96,1,127,1,127,3,2,1,0,5,3,1,0,1,7,11,2,1,109,2,0,3,101,97,116,0,0,10,48,\
+     1,46,0,2,64,3,64,32,0,69,13,1,32,0,65,1,107,33,0,65,1,64,0,65,127,70,13,1,63,0,65,1,107,65,16,116,65\
+     ,1,54,2,0,12,0,11,11,63,0,11])";
 
 /// `SharedArrayBuffer` is not on the global, but this way to it remains.
 const SHARED: &str =
@@ -154,6 +156,76 @@ async fn memory_outside_of_the_heap_ends_at_the_limit() {
         for hit in hits {
             assert!(hit.allowed == limit && hit.measured > limit, "{what}: {hit:?}");
         }
+        let after = function.call("health", "").await;
+        assert_eq!(after.unwrap().body, "well", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn explore() {
+    let _turn = turn().await;
+    let cases: Vec<(&str, String)> = vec![
+        ("encoder", "const kept = []; const text = 'x'.repeat(1 << 20); const e = new TextEncoder(); for (;;) kept.push(e.encode(text))".into()),
+        ("reserve big", "try { new ArrayBuffer(0, { maxByteLength: 2 ** 46 }); return 'got' } catch (e) { return String(e) }".into()),
+        ("many empty memories", "const kept = []; try { for (;;) kept.push(new WebAssembly.Memory({ initial: 0 })) } catch (e) { return kept.length + String(e) }".into()),
+        ("many rabs", "const kept = []; try { for (;;) kept.push(new ArrayBuffer(0, { maxByteLength: 4096 })) } catch (e) { return kept.length + String(e) }".into()),
+        ("many garbage rabs", "for (let i = 0; i < 20000; i++) new ArrayBuffer(0, { maxByteLength: 4096 }); return 'ok'".into()),
+        ("garbage buffers", "for (let i = 0; i < 2000; i++) new ArrayBuffer(1 << 20); return 'ok'".into()),
+        ("split", "return 'x'.repeat(2**28).split('').length".into()),
+        ("sort", "return Array.prototype.sort.call({length:2**53-1})".into()),
+        ("big array", "return new Array(2**25).fill(0).length".into()),
+        ("big array 2", "const a = []; a.length = 2**25; a.fill(1); return a.length".into()),
+        ("push", "const a = []; for (;;) a.push(1)".into()),
+        ("strings", "const a = []; for (let i = 0;; i++) a.push('x'.repeat(1000) + i)".into()),
+        ("string doubling", "let s = 'x'; for (;;) { s += s; if (s.length > 1e8) s = s.slice(1) }".into()),
+        ("flat strings", "const a=[]; for (;;) { const s = 'ab'.repeat(1<<20) + a.length; s.charCodeAt(1); JSON.parse('1'); a.push(s.split('a').join('c')) }".into()),
+        ("maps", "const m = new Map(); for (let i = 0;; i++) m.set(i, i)".into()),
+        ("objects", "const o = {}; for (let i = 0;; i++) o['k' + i] = {}".into()),
+        ("spread", "const a = new Array(2**24).fill(1); return [...a, ...a, ...a, ...a].length".into()),
+        ("concat", "let a = new Array(2**20).fill(1); for (;;) a = a.concat(a)".into()),
+        ("Array.from", "return Array.from({length: 2**27}).length".into()),
+        ("join", "return new Array(2**29).join('xxxx').length".into()),
+        ("regexp", "return 'x'.repeat(2**27).replace(/x/g, 'yy').length".into()),
+        ("match all", "return 'x'.repeat(2**27).match(/x/g).length".into()),
+        ("json", "return JSON.stringify(new Array(2**24).fill('aaaa')).length".into()),
+        ("json parse", "return JSON.parse('[' + '1,'.repeat(2**25) + '1]').length".into()),
+        ("keys", "return Object.keys('x'.repeat(2**27)).length".into()),
+        ("apply", "return Math.max.apply(null, new Array(2**23).fill(1))".into()),
+        ("fromCharCode", "return String.fromCharCode(...new Array(2**22).fill(65)).length".into()),
+        ("bigint", "return (2n ** (2n ** 29n)).toString().length".into()),
+        ("bigint2", "let b = 1n; for (;;) b = b << 1000000n".into()),
+        ("eval", "return eval('[' + '1,'.repeat(2**24) + ']').length".into()),
+        ("new Function", "return new Function('return ' + '('.repeat(1e6) + ')'.repeat(1e6))()".into()),
+        ("regexp big", "return new RegExp('(?:a{1000}){1000}{1000}').test('a')".into()),
+        ("regexp alt", "return new RegExp('(' + 'a|'.repeat(1e6) + 'b)').test('c')".into()),
+        ("promises", "const a = []; for (;;) a.push(new Promise(() => {}))".into()),
+        ("flat", "return new Array(2**13).fill(new Array(2**13).fill(1)).flat().length".into()),
+        ("typed from", "return Uint8Array.from({length: 2**28}).length".into()),
+        ("wasm table", "return new WebAssembly.Table({ initial: 1e7, element: 'anyfunc' }).length".into()),
+        ("wasm tables", "const a = []; for (;;) a.push(new WebAssembly.Table({ initial: 1e6, element: 'externref' }))".into()),
+        ("symbols", "const a = []; for (let i = 0;; i++) a.push(Symbol('x' + i))".into()),
+        ("closures", "const a = []; for (let i = 0;; i++) a.push(() => i)".into()),
+        ("array of holes", "const a = []; a[2**32-2] = 1; return a.sort().length".into()),
+        ("unicode normalize", "return '\\u0344'.repeat(2**26).normalize('NFD').length".into()),
+        ("padStart", "const a = []; for (;;) a.push('a'.padStart(2**24) + a.length)".into()),
+        ("intl", "const a = []; for (;;) a.push(new Intl.NumberFormat('de'))".into()),
+        ("weakrefs", "const a = []; for (;;) a.push(new WeakRef({}))".into()),
+        ("generators", "const a = []; function* g() { yield 1 } for (;;) { const x = g(); x.next(); a.push(x) }".into()),
+        ("error stacks", "const a = []; for (;;) a.push(new Error('x'))".into()),
+        ("structured", "return typeof structuredClone".into()),
+    ];
+    let only = std::env::var("ONLY").ok();
+    for (what, body) in cases {
+        if only.as_ref().is_some_and(|only| !what.contains(only.as_str())) { continue }
+        eprintln!("-- {what}");
+        let source = format!("(subject, payload) => {{ if (payload.length === 0) return 'well'; {body} }}");
+        let function = limited(128, 64).load(source).await.unwrap();
+        let start = std::time::Instant::now();
+        let (outcome, peak) = peak(&function, "boom").await;
+        let outcome = match outcome { Ok(text) => text.chars().take(80).collect(), Err(e) => format!("{:?} {}", e.kind, e.message.chars().take(120).collect::<String>()) };
+        let took = start.elapsed();
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        println!("{what}: {outcome} | peak {} MiB, {took:?}, {:?}", peak >> 20, function.events());
         let after = function.call("health", "").await;
         assert_eq!(after.unwrap().body, "well", "{what}");
     }

@@ -8,7 +8,7 @@
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
 use std::cell::RefCell;
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ const OVERRUN_BYTES: u64 = 32 << 20;
 /// Least time between two reports of refusals.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// How often V8 asks for one buffer, collecting garbage in between, the last time with all means.
-const ATTEMPTS: u32 = 4;
+pub(crate) const ATTEMPTS: u32 = 4;
 /// What `malloc` guarantees, too: V8 expects no less of a buffer.
 const ALIGNMENT: usize = 16;
 
@@ -30,10 +30,12 @@ const ALIGNMENT: usize = 16;
 pub(crate) trait MemoryOwner: Send + Sync {
     /// A soft limit was hit; the code goes on.
     fn limit_hit(&self, hit: LimitHit);
-    /// A hard limit was hit: ends the instance and answers its callers. The code still runs when this returns.
+    /// A hard limit was hit: ends the instance and answers its callers. The code still runs when this returns, and may
+    /// hit limits again.
     fn out_of_memory(&self, hit: LimitHit);
-    /// The code cannot be ended at all. The thread is parked for ever when this returns.
-    fn condemned(&self);
+    /// The code cannot be ended at all: answers its callers and condemns the process. The thread is parked for ever when
+    /// this returns.
+    fn beyond_rescue(&self, reason: &str);
 }
 
 /// The account of one isolate. Buffers outlive their isolate on V8's sweeper threads, so everything is shared.
@@ -41,8 +43,9 @@ pub(crate) struct Account {
     used: AtomicU64,
     limit: AtomicU64,
     heap_limit: AtomicU64,
-    /// Reservations of address space, which `pages` counts.
-    pub(crate) reservations: AtomicUsize,
+    /// Bytes of large objects on the heap, and the last total of them that was refused.
+    large: AtomicU64,
+    large_refused: AtomicU64,
     owner: OnceLock<Arc<dyn MemoryOwner>>,
     /// Refusals since the last grant.
     refusals: AtomicU32,
@@ -65,7 +68,8 @@ impl Account {
             used: AtomicU64::new(0),
             limit: AtomicU64::new(u64::MAX),
             heap_limit: AtomicU64::new(u64::MAX),
-            reservations: AtomicUsize::new(0),
+            large: AtomicU64::new(0),
+            large_refused: AtomicU64::new(0),
             owner: OnceLock::new(),
             refusals: AtomicU32::new(0),
             reported: Mutex::default(),
@@ -129,11 +133,38 @@ impl Account {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// An attempt to get `bytes` was refused; V8 may collect garbage and try again.
-    pub(crate) fn refused(&self, bytes: u64) {
-        if self.refusals.fetch_add(1, Ordering::Relaxed) + 1 >= ATTEMPTS {
+    /// One of so many attempts to get `bytes` was refused; V8 collects garbage and tries again.
+    pub(crate) fn refused(&self, bytes: u64, attempts: u32) {
+        if self.refusals.fetch_add(1, Ordering::Relaxed) + 1 >= attempts {
             self.refused_for_good(bytes);
         }
+    }
+
+    /// Counts a large object of the heap. `false`: it does not fit; V8 collects garbage and tries again.
+    pub(crate) fn try_charge_large(&self, bytes: u64) -> bool {
+        let limit = self.heap_limit();
+        let charged = self.large.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |large| {
+            large.checked_add(bytes).filter(|large| *large <= limit)
+        });
+        let refused = charged.map_or_else(|large| large.saturating_add(bytes), |_| 0);
+        self.large_refused.store(refused, Ordering::Relaxed);
+        refused == 0
+    }
+
+    /// Takes back what was charged.
+    pub(crate) fn credit_large(&self, bytes: u64) {
+        self.large.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of large objects there would be if the last one had not been refused; 0 when it was not.
+    pub(crate) fn large_refused(&self) -> u64 {
+        self.large_refused.load(Ordering::Relaxed)
+    }
+
+    /// Lets the heap hold so much more from now on: its code is being ended.
+    pub(crate) fn add_headroom(&self, bytes: u64) {
+        let limit = self.heap_limit().saturating_add(bytes);
+        self.heap_limit.store(limit, Ordering::Relaxed);
     }
 
     /// Whether V8 is still trying to get what was refused.
@@ -190,7 +221,7 @@ fn allocate_with(account: &Account, length: usize, allocate: unsafe fn(Layout) -
         return std::ptr::null_mut();
     };
     if !account.try_charge(length as u64) {
-        account.refused(length as u64);
+        account.refused(length as u64, ATTEMPTS);
         return std::ptr::null_mut();
     }
     // SAFETY: `alloc` and `alloc_zeroed` want a layout that is not empty.
@@ -225,6 +256,20 @@ unsafe extern "C" fn free(account: &Account, data: *mut c_void, length: usize) {
 unsafe extern "C" fn drop_account(account: *const Account) {
     // SAFETY: V8 drops the allocator once, and with it the reference that `allocator` gave it.
     drop(unsafe { Arc::from_raw(account) });
+}
+
+/// A backing store over bytes that the function of this thread's isolate asked for. `None`: it may not have them.
+pub(crate) fn try_backing_store(bytes: Vec<u8>) -> Option<v8::UniqueRef<v8::BackingStore>> {
+    if let Some(account) = current() {
+        let length = bytes.len() as u64;
+        // Only asks: the store charges.
+        if !account.try_charge(length) {
+            account.refused_for_good(length);
+            return None;
+        }
+        account.credit(length);
+    }
+    Some(backing_store(bytes))
 }
 
 /// A backing store over bytes that the host gives to the function of this thread's isolate: counted, never refused.

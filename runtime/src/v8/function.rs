@@ -298,6 +298,19 @@ impl Workload {
         }
     }
 
+    /// The code of an instance can neither go on nor be ended: answers its callers and condemns the process. Called on the
+    /// isolate's thread, inside V8, which it never leaves.
+    pub(super) fn give_up(self: &Arc<Self>, instance: &Arc<Instance>, reason: &str) {
+        let answers = instance.terminate(&InvokeError::new(ErrorKind::Memory, reason));
+        let restart = self.vacate(&mut self.queue.lock(), instance);
+        instance.condemn();
+        Self::deliver(answers);
+        self.report_condemned();
+        if restart {
+            self.start_instance(None);
+        }
+    }
+
     /// The code of an instance cannot be stopped.
     pub(super) fn report_condemned(&self) {
         let message = format!(

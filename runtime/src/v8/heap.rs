@@ -1,22 +1,20 @@
 //! The JavaScript heap and the stack of an isolate: how they are sized for a function, and what happens at their ends.
 //!
-//! V8 aborts the process when its heap is full, so near the limit the code is terminated and gets some room to end in.
-//! Code that uses that up, too, and allocations that V8 cannot refuse (an array too large for its tables, for example)
-//! leave a thread that must not go on: it is parked for ever inside V8, where it holds no lock that others need, and its
-//! process is condemned. Its neighbours run on until they are moved.
+//! V8 gives up when its heap is full (see [`super::fatal`]), so near the limit the code is terminated and gets some room
+//! to end in. A thread whose code uses that up, too, is parked inside V8, where it holds no lock that others need.
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_char};
 use std::sync::Arc;
-use std::thread;
 
 use deno_core::{JsRuntime, v8};
 
 use super::V8Config;
 use super::buffers::{self, Account};
+use super::fatal;
 use crate::engine::{Limit, LimitHit, Limits};
 
-/// Room that code near the heap limit gets to end in.
+/// Room that code near the heap limit gets to end in. Where a single allocation does not fit, as much as the limit again:
+/// V8 gives up when it cannot have it, but code is stopped right after it has it.
 const HEADROOM_BYTES: usize = 32 << 20;
 
 /// Stack of an isolate's thread beyond what JavaScript may use: V8's own C++ code, ops, and what they call.
@@ -78,8 +76,8 @@ thread_local! {
 /// Watches the heap of an isolate that was given to a function, to which `account` belongs by now.
 #[allow(unsafe_code, reason = "keeps the isolate for callbacks that get none")]
 pub(super) fn guard(js: &mut JsRuntime, params: IsolateParams, limits: &Limits, account: &Arc<Account>) {
-    let allowed = usize::try_from(limits.heap_bytes).unwrap_or(usize::MAX);
-    let more = allowed.saturating_sub(params.heap_bytes);
+    let limit = usize::try_from(limits.heap_bytes).unwrap_or(usize::MAX);
+    let more = limit.saturating_sub(params.heap_bytes);
     let account = Arc::clone(account);
     let mut ended = false;
     js.add_near_heap_limit_callback(move |current, initial| {
@@ -91,60 +89,42 @@ pub(super) fn guard(js: &mut JsRuntime, params: IsolateParams, limits: &Limits, 
         let Some(owner) = account.owner() else {
             return current.saturating_add(HEADROOM_BYTES);
         };
-        let hit = heap_hit(&account);
+        if ended {
+            owner.beyond_rescue("the function goes on to allocate after it was terminated for it");
+            fatal::park();
+        }
+        let in_use = heap_in_use();
+        let allowed = account.heap_limit();
+        let single = in_use < allowed / 10 * 9;
         // V8 also asks, as its last resort, when a buffer was refused.
-        if account.is_retrying() && hit.measured < hit.allowed / 10 * 9 {
+        if single && account.is_retrying() {
             return current;
         }
-        if !std::mem::replace(&mut ended, true) {
-            owner.out_of_memory(hit);
-            return current.saturating_add(HEADROOM_BYTES);
-        }
-        owner.condemned();
-        park()
+        ended = true;
+        owner.out_of_memory(LimitHit {
+            limit: Limit::HeapBytes,
+            allowed,
+            // Where the heap is not full, a single allocation is too large for what is left, by a byte at least.
+            measured: in_use.max(account.large_refused()).max(allowed + 1),
+        });
+        let headroom = if single { limit.max(HEADROOM_BYTES) } else { HEADROOM_BYTES };
+        account.add_headroom(headroom as u64);
+        current.saturating_add(headroom)
     });
     let isolate = js.v8_isolate();
-    isolate.set_oom_error_handler(out_of_memory);
+    fatal::watch(isolate);
     buffers::check_after_collections(isolate);
-    // SAFETY: see `heap_hit`, the only use.
+    // SAFETY: see `heap_in_use`, the only use.
     ISOLATE.set(Some(unsafe { isolate.as_raw_isolate_ptr() }));
 }
 
-/// V8 cannot go on, and would abort the process if this returned.
-#[allow(unsafe_code, reason = "a callback with C strings")]
-unsafe extern "C" fn out_of_memory(location: *const c_char, _details: &v8::OomDetails) {
-    let location = if location.is_null() {
-        "unknown".into()
-    } else {
-        // SAFETY: V8 passes a literal.
-        unsafe { CStr::from_ptr(location) }.to_string_lossy()
-    };
-    tracing::error!(%location, "V8 is out of memory");
-    let Some(account) = buffers::current() else { return };
-    let Some(owner) = account.owner() else { return };
-    owner.out_of_memory(heap_hit(&account));
-    owner.condemned();
-    park()
-}
-
-/// What the heap of this thread's isolate holds, against its limit.
+/// Bytes that the heap of this thread's isolate takes.
 #[allow(unsafe_code, reason = "callbacks get no isolate")]
-fn heap_hit(account: &Account) -> LimitHit {
-    let measured = ISOLATE.get().map_or(0, |isolate| {
+fn heap_in_use() -> u64 {
+    ISOLATE.get().map_or(0, |isolate| {
         // SAFETY: `guard` was given this isolate, which lives and dies on this thread, and V8 is inside it: it has called
         // us.
         let mut isolate = unsafe { v8::Isolate::from_raw_isolate_ptr(isolate) };
         isolate.get_heap_statistics().total_heap_size() as u64
-    });
-    LimitHit {
-        limit: Limit::HeapBytes,
-        allowed: account.heap_limit(),
-        measured,
-    }
-}
-
-fn park() -> ! {
-    loop {
-        thread::park();
-    }
+    })
 }

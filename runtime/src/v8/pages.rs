@@ -1,7 +1,10 @@
-//! Counts WebAssembly memories, resizable buffers and stacks of suspended WebAssembly where V8 takes them from: its page
-//! allocator. V8 reserves address space without access, and makes pages of it accessible as the memory grows; nothing
-//! else in V8 15 reserves that way on a thread that runs an isolate. So this is the one place that sees all of them,
-//! whether they are made by `new WebAssembly.Memory`, declared in a module, grown by an instruction or copied.
+//! Counts what V8 takes from its page allocator for an isolate and does not bound well itself.
+//!
+//! Those are WebAssembly memories, resizable buffers and stacks of suspended WebAssembly: V8 reserves address space
+//! without access, and makes pages of it accessible as the memory grows; nothing else in V8 15 reserves that way on a
+//! thread that runs an isolate. So this is the one place that sees all of them, whether they are made by `new
+//! WebAssembly.Memory`, declared in a module, grown by an instruction or copied. And those are large objects of the heap:
+//! V8 has them begin in the young generation, where the first may be of any size, whatever the limit of the heap.
 //!
 //! V8 lets embedders supply the allocator (`v8::Platform::GetPageAllocator`), but its Rust bindings do not carry that.
 //! So three methods of the platform's own allocator are replaced, in a copy of its table of virtual functions; the
@@ -15,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use deno_core::v8;
 
-use super::buffers::{self, Account};
+use super::buffers::{self, ATTEMPTS, Account};
 
 /// Most address space of one reservation: a WebAssembly memory of 64 bits may want 16 GiB. V8 makes do with less when a
 /// WebAssembly memory without a maximum cannot have all.
@@ -24,8 +27,12 @@ const MAX_RESERVATION: usize = 16 << 30;
 const MAX_RESERVED: usize = 32 << 40;
 /// Most reservations; each takes up to three of the 65,530 mappings that Linux allows a process.
 const MAX_RESERVATIONS: usize = 12_288;
-/// Most reservations of one isolate.
-const MAX_RESERVATIONS_OF_ONE: usize = 1_024;
+/// Least bytes of a large object that is counted; smaller ones are bounded by V8's own check before the next.
+const LARGE_OBJECT: usize = 1 << 20;
+/// What a reservation counts at least, so that an isolate can have only so many: a page of WebAssembly.
+const LEAST_CHARGE: usize = 64 << 10;
+/// How often V8 tries to reserve before it collects garbage, see `ATTEMPTS` in `buffers`.
+const TRIES: u32 = 2;
 
 /// Positions in the table of virtual functions, after the two destructors.
 const ALLOCATE_PAGE_SIZE: usize = 2;
@@ -75,8 +82,19 @@ struct Reservations {
 struct Reservation {
     account: Arc<Account>,
     length: usize,
-    /// Bytes with access, which are charged.
-    committed: usize,
+    kind: Kind,
+}
+
+enum Kind {
+    /// A memory or a stack, and its bytes with access.
+    Outside { committed: usize },
+    /// A large object of the heap.
+    Heap,
+}
+
+/// What bytes with access count.
+fn charge_of(committed: usize) -> u64 {
+    committed.max(LEAST_CHARGE) as u64
 }
 
 /// Begins to count. Once, after V8 was initialised and before the first isolate.
@@ -138,17 +156,13 @@ fn reservations() -> MutexGuard<'static, Reservations> {
 }
 
 impl Reservations {
-    /// Whether the isolate may reserve so much more.
-    fn has_room(&self, account: &Arc<Account>, length: usize) -> bool {
-        length <= MAX_RESERVATION
-            && self.reserved.saturating_add(length) <= MAX_RESERVED
-            && self.by_base.len() < MAX_RESERVATIONS
-            && account.reservations.load(Ordering::Relaxed) < MAX_RESERVATIONS_OF_ONE
+    /// Whether the process can do with so much more.
+    fn has_room(&self, length: usize) -> bool {
+        self.reserved.saturating_add(length) <= MAX_RESERVED && self.by_base.len() < MAX_RESERVATIONS
     }
 
     fn insert(&mut self, base: usize, reservation: Reservation) {
         self.reserved += reservation.length;
-        reservation.account.reservations.fetch_add(1, Ordering::Relaxed);
         self.by_base.insert(base, reservation);
         COUNT.store(self.by_base.len(), Ordering::Release);
     }
@@ -156,8 +170,10 @@ impl Reservations {
     fn remove(&mut self, base: usize) {
         if let Some(reservation) = self.by_base.remove(&base) {
             self.reserved -= reservation.length;
-            reservation.account.reservations.fetch_sub(1, Ordering::Relaxed);
-            reservation.account.credit(reservation.committed as u64);
+            match reservation.kind {
+                Kind::Outside { committed } => reservation.account.credit(charge_of(committed)),
+                Kind::Heap => reservation.account.credit_large(reservation.length as u64),
+            }
         }
         COUNT.store(self.by_base.len(), Ordering::Release);
     }
@@ -180,25 +196,54 @@ unsafe extern "C" fn allocate_pages(
     let Some(original) = ORIGINAL.get() else {
         return std::ptr::null_mut();
     };
-    let account = (permission == NO_ACCESS).then(buffers::current).flatten();
-    if let Some(account) = &account
-        && !reservations().has_room(account, length)
-    {
-        account.refused(length as u64);
+    // SAFETY: V8's own method with V8's own arguments.
+    let allocate = || unsafe { (original.allocate_pages)(this, hint, length, alignment, permission) };
+    let large = permission == READ_WRITE && length >= LARGE_OBJECT;
+    if permission != NO_ACCESS && !large {
+        return allocate();
+    }
+    let Some(account) = buffers::current() else {
+        return allocate();
+    };
+    if large {
+        return allocate_large(account, length, allocate);
+    }
+    let asked = if length > MAX_RESERVATION { length as u64 } else { charge_of(0) };
+    if length > MAX_RESERVATION || !account.try_charge(asked) {
+        account.refused(asked, TRIES * ATTEMPTS);
         return std::ptr::null_mut();
     }
-    // SAFETY: V8's own method with V8's own arguments.
-    let base = unsafe { (original.allocate_pages)(this, hint, length, alignment, permission) };
-    if let Some(account) = account
-        && !base.is_null()
-    {
-        let reservation = Reservation {
-            account,
-            length,
-            committed: 0,
-        };
-        reservations().insert(base.addr(), reservation);
+    let base = if reservations().has_room(length) {
+        allocate()
+    } else {
+        std::ptr::null_mut()
+    };
+    if base.is_null() {
+        account.credit(asked);
+        return base;
     }
+    let kind = Kind::Outside { committed: 0 };
+    let reservation = Reservation { account, length, kind };
+    reservations().insert(base.addr(), reservation);
+    base
+}
+
+fn allocate_large(account: Arc<Account>, length: usize, allocate: impl FnOnce() -> *mut c_void) -> *mut c_void {
+    // A new isolate takes its tables the same way.
+    if account.owner().is_none() {
+        return allocate();
+    }
+    if !account.try_charge_large(length as u64) {
+        return std::ptr::null_mut();
+    }
+    let base = allocate();
+    if base.is_null() {
+        account.credit_large(length as u64);
+        return base;
+    }
+    let kind = Kind::Heap;
+    let reservation = Reservation { account, length, kind };
+    reservations().insert(base.addr(), reservation);
     base
 }
 
@@ -258,7 +303,10 @@ fn commit(address: usize, length: usize, set: impl FnOnce() -> bool) -> bool {
             drop(reservations);
             return set();
         };
-        let before = reservation.committed;
+        let Kind::Outside { committed: before } = reservation.kind else {
+            drop(reservations);
+            return set();
+        };
         let after = if address == base {
             before.max(length)
         } else {
@@ -266,14 +314,14 @@ fn commit(address: usize, length: usize, set: impl FnOnce() -> bool) -> bool {
         };
         (base, Arc::clone(&reservation.account), before, after)
     };
-    let more = (after - before) as u64;
+    let more = charge_of(after) - charge_of(before);
     if address != base {
         // A stack, between guard pages. V8 aborts when it cannot have one.
         account.charge(more);
     } else if !account.try_charge(more) {
         // V8 collects garbage and tries again for a new memory, but not to make one grow.
         if before == 0 {
-            account.refused(more);
+            account.refused(more, ATTEMPTS);
         } else {
             account.refused_for_good(more);
         }
@@ -294,10 +342,12 @@ fn uncommit(address: usize, set: impl FnOnce() -> bool) -> bool {
         return false;
     }
     let mut reservations = reservations();
-    if let Some((base, reservation)) = reservations.find(address) {
-        let after = reservation.committed.min(address - base);
-        reservation.account.credit((reservation.committed - after) as u64);
-        reservation.committed = after;
+    if let Some((base, reservation)) = reservations.find(address)
+        && let Kind::Outside { committed } = &mut reservation.kind
+    {
+        let after = (*committed).min(address - base);
+        reservation.account.credit(charge_of(*committed) - charge_of(after));
+        *committed = after;
     }
     true
 }
@@ -305,6 +355,6 @@ fn uncommit(address: usize, set: impl FnOnce() -> bool) -> bool {
 /// A reservation belongs to one isolate, whose thread alone changes it: nobody else has been here meanwhile.
 fn set_committed(base: usize, committed: usize) {
     if let Some(reservation) = reservations().by_base.get_mut(&base) {
-        reservation.committed = committed;
+        reservation.kind = Kind::Outside { committed };
     }
 }

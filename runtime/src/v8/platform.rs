@@ -11,7 +11,7 @@ use std::thread;
 
 use deno_core::{JsRuntime, v8_set_flags};
 
-use super::pages;
+use super::{fatal, pages};
 
 /// V8's flags beside deno_core's own.
 const FLAGS: [&str; 2] = [
@@ -64,6 +64,7 @@ fn start_platform() -> Result<Sender<Spawn>, String> {
             return;
         }
         JsRuntime::init_platform(None);
+        fatal::install();
         if let Err(error) = pages::install() {
             _ = ready.send(Err(error));
             return;

@@ -119,11 +119,9 @@ impl MemoryOwner for Owner {
             self.workload.out_of_memory(&self.instance, hit);
         }
     }
-    fn condemned(&self) {
-        if self.instance.status() != Status::Condemned {
-            self.instance.condemn();
-            self.workload.report_condemned();
-        }
+    fn beyond_rescue(&self, reason: &str) {
+        tracing::error!(function = %self.workload.spec.name, "{reason}");
+        self.workload.give_up(&self.instance, reason);
     }
 }
 
