@@ -361,12 +361,25 @@ impl Workload {
         });
     }
 
-    /// The heap is nearly full: ends the instance and answers its callers. Called on the isolate's thread, inside V8.
+    /// A memory limit was hit: ends the instance and answers its callers. Called on the isolate's thread, inside V8.
     pub(super) fn out_of_memory(self: &Arc<Self>, instance: &Arc<Instance>, hit: LimitHit) {
-        let mut answers = instance.terminate(&error(hit));
+        let mut answers = instance.terminate(&error(hit), Some(hit));
         let restart = self.queue.lock().lose(instance, instance.take_back());
         deliver(&mut answers);
         self.host.events.event(EngineEvent::LimitHit(hit));
+        if restart {
+            self.start_instance();
+        }
+    }
+
+    /// The code of an instance can neither go on nor be ended: answers its callers and condemns the process. Called on the
+    /// isolate's thread, inside V8, which it never leaves.
+    pub(super) fn give_up(self: &Arc<Self>, instance: &Arc<Instance>, reason: &str) {
+        let mut answers = instance.terminate(&InvokeError::new(ErrorKind::Memory, reason), None);
+        let restart = self.queue.lock().lose(instance, instance.take_back());
+        instance.condemn();
+        deliver(&mut answers);
+        self.report_condemned();
         if restart {
             self.start_instance();
         }

@@ -236,9 +236,11 @@ impl Instance {
         mem::take(&mut self.state.lock().timed_out)
     }
 
-    /// Terminates the running code. All callers in flight are to be answered with `error`.
-    pub(super) fn terminate(&self, error: &InvokeError) -> Vec<Answer> {
+    /// Terminates the running code, because of a limit if one is given. All callers in flight are to be answered with
+    /// `error`.
+    pub(super) fn terminate(&self, error: &InvokeError, hit: Option<LimitHit>) -> Vec<Answer> {
         let mut state = self.state.lock();
+        state.hit = hit;
         self.stop(&mut state, error);
         mem::take(&mut state.answers)
     }
