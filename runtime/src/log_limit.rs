@@ -153,7 +153,11 @@ impl LimitedLog {
     /// Lines dropped since the last one that passed, this one included.
     pub fn open(&self) -> Result<(), u64> {
         let mut throttle = self.throttle.lock();
-        if throttle.open() { Ok(()) } else { Err(throttle.refused()) }
+        if throttle.open() {
+            Ok(())
+        } else {
+            Err(throttle.refused())
+        }
     }
 
     /// Writes a line for which [`open`](Self::open) has said that it may pass.
@@ -237,7 +241,10 @@ mod tests {
             }
         }
         for (index, first) in passed.iter().enumerate() {
-            let within = passed[index..].iter().take_while(|time| **time - *first < WINDOW).count();
+            let within = passed[index..]
+                .iter()
+                .take_while(|time| **time - *first < WINDOW)
+                .count();
             assert!(within <= 100, "{within}");
         }
         assert!(passed.len() >= 500, "{}", passed.len());

@@ -96,6 +96,9 @@ mod tests {
     #[test]
     fn control_characters_are_written_out() {
         assert_eq!(printable("\ta\nb \u{e4}".into()), "\ta\nb \u{e4}");
-        assert_eq!(printable("\u{1b}[2J\r\0\u{9b}\u{202e}".into()), r"\x1b[2J\r\x00\x9b\u{202e}");
+        assert_eq!(
+            printable("\u{1b}[2J\r\0\u{9b}\u{202e}".into()),
+            r"\x1b[2J\r\x00\x9b\u{202e}"
+        );
     }
 }

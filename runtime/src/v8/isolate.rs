@@ -2,35 +2,49 @@
 //! function loaded into it. Lives and dies on its thread; knows nothing of queues or deadlines.
 
 mod call;
+mod code;
+mod import_meta;
 mod load;
 mod poll;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use deno_core::error::{CoreError, CoreErrorKind};
 use deno_core::{JsRuntime, RuntimeOptions, serde_v8, v8};
 
+use super::buffers::{Account, MemoryOwner};
+use super::heap::{self, IsolateParams};
 use super::loader::NoImports;
 use super::ops::{OpHost, Pending, nex};
 use super::rejections::Rejections;
 use super::stack_trace;
 use crate::engine::{FunctionSpec, LoadError};
 
-pub(super) use self::load::ScriptError;
+use self::code::Code;
+use self::load::Evaluation;
+pub(super) use self::load::{LoadFailure, Loaded};
 
-static STARTUP_SNAPSHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/startup_snapshot.bin"));
+pub(super) static STARTUP_SNAPSHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/startup_snapshot.bin"));
 
 pub(super) struct Isolate {
     // Declared before `js`: handles must be gone when the isolate is dropped.
     context: v8::Global<v8::Context>,
     api: Api,
     handler: Option<Handler>,
+    code: Option<Code>,
+    evaluation: Option<Evaluation>,
     host: Option<Rc<dyn OpHost>>,
     pending: Rc<Pending>,
     /// Promises that invocations wait for.
     awaited: Vec<(u32, v8::Global<v8::Promise>)>,
     rejections: Rc<Rejections>,
+    params: IsolateParams,
+    account: Arc<Account>,
     js: JsRuntime,
+    // Declared after `js`: its strings are in here.
+    source: Bytes,
 }
 
 /// The functions that the bootstrap JavaScript leaves for the engine.
@@ -55,17 +69,19 @@ enum Handler {
 }
 
 impl Isolate {
-    /// A blank isolate with at most `heap_bytes` of JavaScript heap. Must be called inside a tokio runtime.
+    /// A blank isolate. Must be called inside a tokio runtime, on a thread with the stack that `params` asks for.
     ///
     /// # Errors
     /// When the snapshot does not fit this binary, which a build cannot produce.
-    pub(super) fn new(heap_bytes: usize) -> Result<Self, CoreError> {
+    pub(super) fn new(params: IsolateParams) -> Result<Self, CoreError> {
+        let account = Account::open();
+        let create_params = params.create_params().array_buffer_allocator(account.allocator());
         let mut js = JsRuntime::try_new(RuntimeOptions {
             startup_snapshot: Some(STARTUP_SNAPSHOT),
             extensions: vec![nex::init()],
             skip_op_registration: true,
             module_loader: Some(Rc::new(NoImports)),
-            create_params: Some(v8::CreateParams::default().heap_limits(0, heap_bytes)),
+            create_params: Some(create_params),
             ..Default::default()
         })?;
         js.v8_isolate().set_allow_atomics_wait(false);
@@ -80,11 +96,16 @@ impl Isolate {
             context,
             api,
             handler: None,
+            code: None,
+            evaluation: None,
             host: None,
             pending: js.op_state().borrow().borrow::<Rc<Pending>>().clone(),
             awaited: Vec::new(),
             rejections,
+            params,
+            account,
             js,
+            source: Bytes::new(),
         })
     }
 
@@ -92,8 +113,16 @@ impl Isolate {
         self.js.v8_isolate().thread_safe_handle()
     }
 
-    /// Gives the isolate to a function for the rest of its life.
-    pub(super) fn assign(&mut self, host: Rc<dyn OpHost>, spec: &FunctionSpec) -> Result<(), LoadError> {
+    /// Gives the isolate to a function for the rest of its life. Its memory limits hold from now on, and `owner` is told
+    /// when they are hit.
+    pub(super) fn assign(
+        &mut self,
+        host: Rc<dyn OpHost>,
+        owner: Arc<dyn MemoryOwner>,
+        spec: &FunctionSpec,
+    ) -> Result<(), LoadError> {
+        self.account.assign(&spec.limits, owner);
+        heap::guard(&mut self.js, self.params, &spec.limits, &self.account);
         self.js.op_state().borrow_mut().put(Rc::clone(&host));
         self.host = Some(host);
         deno_core::scope!(scope, self.js);
@@ -105,12 +134,6 @@ impl Isolate {
             .map(drop)
             .ok_or_else(|| LoadError::Engine("the environment could not be set".into()))
     }
-
-    /// Calls `callback(current, initial) -> new limit` when the heap limit is near.
-    pub(super) fn on_heap_limit(&mut self, callback: impl FnMut(usize, usize) -> usize + 'static) {
-        self.js.add_near_heap_limit_callback(callback);
-    }
-
 }
 
 impl Drop for Isolate {

@@ -15,6 +15,9 @@ impl Isolate {
     /// `key` names the invocation towards the host.
     pub(in crate::v8) fn call(&mut self, key: u32, deadline: Instant, trigger: &Trigger) {
         let Some(host) = self.host.clone() else { return };
+        if let Some(code) = &mut self.code {
+            code.count_call();
+        }
         v8::scope_with_context!(scope, self.js.v8_isolate(), &self.context);
         v8::tc_scope!(let scope, scope);
         let result = self
@@ -36,7 +39,9 @@ impl Isolate {
             Some(promise) => self.awaited.push((key, promise)),
             None => drop(self.pending.take_signal(key)),
         }
-        scope.perform_microtask_checkpoint();
+        if !scope.has_terminated() && !scope.is_execution_terminating() {
+            scope.perform_microtask_checkpoint();
+        }
     }
 }
 

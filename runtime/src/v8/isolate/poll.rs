@@ -140,7 +140,9 @@ impl Isolate {
     /// Aborts `ctx.signal` of an invocation whose time is up, and waits no longer for its promise.
     pub(in crate::v8) fn abort(&mut self, key: u32, message: &str) {
         self.awaited.retain(|(other, _)| *other != key);
-        let Some(controller) = self.pending.take_signal(key) else { return };
+        let Some(controller) = self.pending.take_signal(key) else {
+            return;
+        };
         v8::scope_with_context!(scope, self.js.v8_isolate(), &self.context);
         v8::tc_scope!(let scope, scope);
         let controller = v8::Local::new(scope, controller).into();
