@@ -2,12 +2,15 @@
 //! function loaded into it. Lives and dies on its thread; knows nothing of queues or deadlines.
 
 mod call;
+mod code;
+mod import_meta;
 mod load;
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use deno_core::error::{CoreError, CoreErrorKind};
 use deno_core::{JsRuntime, PollEventLoopOptions, RuntimeOptions, serde_v8, v8};
 
@@ -19,19 +22,25 @@ use super::ops::{OpHost, nex};
 use crate::engine::{FunctionSpec, LoadError};
 use crate::invocation::{ErrorKind, InvokeError};
 
-pub(super) use self::load::ScriptError;
+use self::code::Code;
+use self::load::Evaluation;
+pub(super) use self::load::{LoadFailure, Loaded};
 
-static STARTUP_SNAPSHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/startup_snapshot.bin"));
+pub(super) static STARTUP_SNAPSHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/startup_snapshot.bin"));
 
 pub(super) struct Isolate {
     // Declared before `js`: handles must be gone when the isolate is dropped.
     context: v8::Global<v8::Context>,
     api: Api,
     handler: Option<Handler>,
+    code: Option<Code>,
+    evaluation: Option<Evaluation>,
     host: Option<Rc<dyn OpHost>>,
     params: IsolateParams,
     account: Arc<Account>,
     js: JsRuntime,
+    // Declared after `js`: its strings are in here.
+    source: Bytes,
 }
 
 /// The functions that the bootstrap JavaScript leaves for the engine.
@@ -79,10 +88,13 @@ impl Isolate {
             context,
             api,
             handler: None,
+            code: None,
+            evaluation: None,
             host: None,
             params,
             account,
             js,
+            source: Bytes::new(),
         })
     }
 

@@ -208,7 +208,11 @@ unsafe extern "C" fn allocate_pages(
     if large {
         return allocate_large(account, length, allocate);
     }
-    let asked = if length > MAX_RESERVATION { length as u64 } else { charge_of(0) };
+    let asked = if length > MAX_RESERVATION {
+        length as u64
+    } else {
+        charge_of(0)
+    };
     if length > MAX_RESERVATION || !account.try_charge(asked) {
         account.refused(asked, TRIES * ATTEMPTS);
         return std::ptr::null_mut();

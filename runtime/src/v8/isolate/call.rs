@@ -14,6 +14,9 @@ impl Isolate {
     /// `key` names the invocation towards the host.
     pub(in crate::v8) fn call(&mut self, key: u32, deadline: Instant, trigger: &Trigger) {
         let Some(host) = self.host.clone() else { return };
+        if let Some(code) = &mut self.code {
+            code.count_call();
+        }
         v8::scope_with_context!(scope, self.js.v8_isolate(), &self.context);
         v8::tc_scope!(let scope, scope);
         let result = self
