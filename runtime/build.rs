@@ -15,6 +15,8 @@ mod buffers;
 mod convert;
 #[path = "src/engine.rs"]
 mod engine;
+#[path = "src/v8/host_calls.rs"]
+mod host_calls;
 #[path = "src/host_services.rs"]
 mod host_services;
 #[path = "src/invocation.rs"]

@@ -236,7 +236,7 @@ impl Instance {
         mem::take(&mut self.state.lock().timed_out)
     }
 
-    /// Terminates the running code, for a limit or for something else. All callers in flight are to be answered with
+    /// Terminates the running code, because of a limit if one is given. All callers in flight are to be answered with
     /// `error`.
     pub(super) fn terminate(&self, error: &InvokeError, hit: Option<LimitHit>) -> Vec<Answer> {
         let mut state = self.state.lock();
@@ -261,7 +261,7 @@ impl Instance {
 
     /// Gives up on the running code: it gets the processor only when nobody else wants it. `false`: that was done before.
     pub(super) fn condemn(&self) -> bool {
-        let status = std::mem::replace(&mut self.state.lock().status, Status::Condemned);
+        let status = mem::replace(&mut self.state.lock().status, Status::Condemned);
         if status == Status::Condemned {
             return false;
         }

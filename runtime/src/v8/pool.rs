@@ -37,21 +37,22 @@ impl Pool {
     /// Makes blank isolates until there are as many as there should be.
     pub(super) fn refill(&self) -> io::Result<()> {
         while self.blanks.lock().len() < self.config.pool_size {
-            let blank = Self::spawn(IsolateParams::pooled(&self.config))?;
+            let blank = spawn(IsolateParams::pooled(&self.config))?;
             self.blanks.lock().push_back(blank);
         }
         Ok(())
     }
 
-    /// Gives the function to a blank isolate, or to a new one when none is there or none would suit it.
+    /// Gives the function to a blank isolate, or to a new one when none is there that suits it.
     pub(super) fn assign(&self, assignment: Assignment) -> Result<(), (Assignment, LoadError)> {
-        let own = IsolateParams::for_function(&self.config, assignment.workload.limits());
-        let pooled = match own {
-            Some(_) => None,
-            None => self.blanks.lock().pop_front(),
+        let blank = match IsolateParams::for_function(&self.config, assignment.workload.limits()) {
+            Some(params) => spawn(params),
+            None => {
+                let pooled = self.blanks.lock().pop_front();
+                pooled.map_or_else(|| spawn(IsolateParams::pooled(&self.config)), Ok)
+            }
         };
-        let params = own.unwrap_or_else(|| IsolateParams::pooled(&self.config));
-        let blank = match pooled.map_or_else(|| Self::spawn(params), Ok) {
+        let blank = match blank {
             Ok(blank) => blank,
             Err(error) => return Err((assignment, LoadError::Engine(error.to_string()))),
         };
@@ -60,12 +61,12 @@ impl Pool {
             (assignment, error)
         })
     }
+}
 
-    /// Starts a thread that makes a blank isolate and waits for a function.
-    fn spawn(params: IsolateParams) -> io::Result<Blank> {
-        let (sender, receiver) = oneshot::channel();
-        let job = Box::new(move || thread::run(params, receiver));
-        platform::spawn_isolate_thread("isolate".into(), params.thread_stack_bytes(), job)?;
-        Ok(sender)
-    }
+/// Starts a thread that makes a blank isolate and waits for a function.
+fn spawn(params: IsolateParams) -> io::Result<Blank> {
+    let (sender, receiver) = oneshot::channel();
+    let job = Box::new(move || thread::run(params, receiver));
+    platform::spawn_isolate_thread("isolate".into(), params.thread_stack_bytes(), job)?;
+    Ok(sender)
 }
