@@ -346,10 +346,15 @@ impl Instance {
             Some(Entry {
                 terminated: Some(since),
                 ..
-            }) if state.status != Status::Condemned && now.saturating_duration_since(*since) >= GRACE => {
-                state.status = Status::Condemned;
-                verdict.condemned = true;
-                self.thread.set_idle_priority();
+            }) if state.status != Status::Condemned => {
+                if now.saturating_duration_since(*since) >= GRACE {
+                    state.status = Status::Condemned;
+                    verdict.condemned = true;
+                    self.thread.set_idle_priority();
+                } else {
+                    // A termination ends one run of JavaScript, and the host may just have begun another.
+                    self.isolate.terminate_execution();
+                }
             }
             Some(_) | None => {}
         }
