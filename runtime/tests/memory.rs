@@ -370,7 +370,6 @@ async fn recursion_ends_with_a_range_error_whatever_the_stack() {
                 "{stack_bytes}: {bomb}"
             );
         }
-        println!("{stack_bytes}: {refused} of {}", bombs.len());
         assert!(refused >= 12, "{stack_bytes}: only {refused} ended for want of stack");
     }
 }
