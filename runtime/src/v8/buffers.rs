@@ -258,20 +258,6 @@ unsafe extern "C" fn drop_account(account: *const Account) {
     drop(unsafe { Arc::from_raw(account) });
 }
 
-/// A backing store over bytes that the function of this thread's isolate asked for. `None`: it may not have them.
-pub(crate) fn try_backing_store(bytes: Vec<u8>) -> Option<v8::UniqueRef<v8::BackingStore>> {
-    if let Some(account) = current() {
-        let length = bytes.len() as u64;
-        // Only asks: the store charges.
-        if !account.try_charge(length) {
-            account.refused_for_good(length);
-            return None;
-        }
-        account.credit(length);
-    }
-    Some(backing_store(bytes))
-}
-
 /// A backing store over bytes that the host gives to the function of this thread's isolate: counted, never refused.
 #[allow(unsafe_code, reason = "V8 frees the bytes through a callback")]
 pub(crate) fn backing_store(bytes: Vec<u8>) -> v8::UniqueRef<v8::BackingStore> {

@@ -35,11 +35,11 @@ impl IsolateParams {
         Self::new(config.heap_bytes, config.stack_bytes)
     }
 
-    /// For a function that a pooled isolate does not suit: it is to have less heap or another stack. `None`: one does.
+    /// For a function that a pooled isolate does not suit: it is to have less heap or more stack. `None`: one does.
     pub(super) fn for_function(config: &V8Config, limits: &Limits) -> Option<Self> {
         let own = Self::new(limits.heap_bytes, limits.stack_bytes);
         let pooled = Self::pooled(config);
-        (own.heap_bytes < pooled.heap_bytes || own.stack_bytes != pooled.stack_bytes).then_some(own)
+        (own.heap_bytes < pooled.heap_bytes || own.stack_bytes > pooled.stack_bytes).then_some(own)
     }
 
     fn new(heap_bytes: u64, stack_bytes: u32) -> Self {
@@ -55,17 +55,29 @@ impl IsolateParams {
         self.stack_bytes + NATIVE_STACK_BYTES
     }
 
-    /// V8's parameters, for an isolate that is made and stays on the calling thread, whose stack has
-    /// [`thread_stack_bytes`](Self::thread_stack_bytes).
-    #[allow(unsafe_code, reason = "V8 takes the end of the stack as an address")]
+    /// V8's parameters.
     pub(super) fn create_params(&self) -> v8::CreateParams {
-        let here = 0_u32;
-        let limit = std::ptr::from_ref(&here).cast_mut().wrapping_byte_sub(self.stack_bytes);
-        let params = v8::CreateParams::default().heap_limits(0, self.heap_bytes);
-        // SAFETY: the address is within this thread's stack, NATIVE_STACK_BYTES (less what is in use now) from its end,
-        // and V8 only compares it with its stack pointer.
-        unsafe { params.set_stack_limit(limit) }
+        v8::CreateParams::default().heap_limits(0, self.heap_bytes)
     }
+}
+
+#[allow(unsafe_code, reason = "a function of V8 that its Rust bindings do not carry")]
+unsafe extern "C" {
+    /// `v8::Isolate::SetStackLimit`: recursion ends below this address.
+    #[link_name = "_ZN2v87Isolate13SetStackLimitEm"]
+    fn set_stack_limit(isolate: v8::UnsafeRawIsolatePtr, limit: usize);
+}
+
+/// Limits the stack of JavaScript from here on, on this thread, whose isolate it is and whose stack has room for it. (V8
+/// forgets a limit that it is given with the parameters.)
+#[allow(unsafe_code, reason = "V8 takes the end of the stack as an address")]
+fn limit_stack(isolate: &mut v8::Isolate, params: IsolateParams, limits: &Limits) {
+    let here = 0_u8;
+    let bytes = IsolateParams::new(limits.heap_bytes, limits.stack_bytes).stack_bytes;
+    let limit = std::ptr::from_ref(&here).addr() - bytes.min(params.stack_bytes);
+    // SAFETY: the address is within this thread's stack, NATIVE_STACK_BYTES (less what is in use now) from its end, and V8
+    // only compares it with its stack pointer.
+    unsafe { set_stack_limit(isolate.as_raw_isolate_ptr(), limit) };
 }
 
 thread_local! {
@@ -73,7 +85,8 @@ thread_local! {
     static ISOLATE: Cell<Option<v8::UnsafeRawIsolatePtr>> = const { Cell::new(None) };
 }
 
-/// Watches the heap of an isolate that was given to a function, to which `account` belongs by now.
+/// Limits heap and stack of an isolate that was given to a function, to which `account` belongs by now. Called on the
+/// isolate's thread, near the bottom of its stack.
 #[allow(unsafe_code, reason = "keeps the isolate for callbacks that get none")]
 pub(super) fn guard(js: &mut JsRuntime, params: IsolateParams, limits: &Limits, account: &Arc<Account>) {
     let limit = usize::try_from(limits.heap_bytes).unwrap_or(usize::MAX);
@@ -95,7 +108,7 @@ pub(super) fn guard(js: &mut JsRuntime, params: IsolateParams, limits: &Limits, 
         }
         let in_use = heap_in_use();
         let allowed = account.heap_limit();
-        let single = in_use < allowed / 10 * 9;
+        let single = in_use < allowed / 4 * 3;
         // V8 also asks, as its last resort, when a buffer was refused.
         if single && account.is_retrying() {
             return current;
@@ -116,6 +129,7 @@ pub(super) fn guard(js: &mut JsRuntime, params: IsolateParams, limits: &Limits, 
         current.saturating_add(headroom)
     });
     let isolate = js.v8_isolate();
+    limit_stack(isolate, params, limits);
     fatal::watch(isolate);
     buffers::check_after_collections(isolate);
     // SAFETY: see `heap_in_use`, the only use.

@@ -240,13 +240,15 @@ impl Instance {
     /// `error`.
     pub(super) fn terminate(&self, error: &InvokeError, hit: Option<LimitHit>) -> Vec<Answer> {
         let mut state = self.state.lock();
-        state.hit = hit;
+        state.hit = state.hit.or(hit);
         self.stop(&mut state, error);
         mem::take(&mut state.answers)
     }
 
     fn stop(&self, state: &mut State, error: &InvokeError) {
-        state.status = Status::Terminated;
+        if state.status != Status::Condemned {
+            state.status = Status::Terminated;
+        }
         if let Some(entry) = &mut state.entry {
             entry.terminated = Some(Instant::now());
         }
@@ -257,10 +259,14 @@ impl Instance {
             .extend(calls.into_iter().map(|call| (call.replies, Err(error.clone()))));
     }
 
-    /// Gives up on the running code: it gets the processor only when nobody else wants it.
-    pub(super) fn condemn(&self) {
-        self.state.lock().status = Status::Condemned;
+    /// Gives up on the running code: it gets the processor only when nobody else wants it. `false`: that was done before.
+    pub(super) fn condemn(&self) -> bool {
+        let status = mem::replace(&mut self.state.lock().status, Status::Condemned);
+        if status == Status::Condemned {
+            return false;
+        }
         self.thread.set_idle_priority();
+        true
     }
 
     /// The limit for which its code was terminated.

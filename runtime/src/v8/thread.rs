@@ -20,7 +20,7 @@ use super::instance::{Instance, Next, Status};
 use super::isolate::{Isolate, LoadFailure, Loaded};
 use super::ops::OpHost;
 use super::soft_limits::SoftLimitEvents;
-use crate::engine::{EngineEvent, Limit, LimitHit, Limits, LoadError};
+use crate::engine::{Limit, LimitHit, Limits, LoadError};
 use crate::host_services::HostServices;
 use crate::invocation::{ErrorKind, InvokeError, Reply};
 use crate::logs::LogLine;
@@ -159,7 +159,7 @@ struct Owner {
 
 impl MemoryOwner for Owner {
     fn limit_hit(&self, hit: LimitHit) {
-        self.workload.host.events.event(EngineEvent::LimitHit(hit));
+        self.workload.report_hit(hit);
     }
     fn out_of_memory(&self, hit: LimitHit) {
         if matches!(self.instance.status(), Status::Live | Status::Retired) {
@@ -167,7 +167,6 @@ impl MemoryOwner for Owner {
         }
     }
     fn beyond_rescue(&self, reason: &str) {
-        tracing::error!(function = %self.workload.spec.name, "{reason}");
         self.workload.give_up(&self.instance, reason);
     }
 }
