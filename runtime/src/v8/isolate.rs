@@ -39,9 +39,9 @@ pub(super) struct Isolate {
     pending: Rc<Pending>,
     /// Promises that invocations wait for.
     awaited: Vec<(u32, v8::Global<v8::Promise>)>,
-    rejections: Rc<Rejections>,
     params: IsolateParams,
     account: Arc<Account>,
+    rejections: Rc<Rejections>,
     js: JsRuntime,
     // Declared after `js`: its strings are in here.
     source: Bytes,
@@ -101,9 +101,9 @@ impl Isolate {
             host: None,
             pending: js.op_state().borrow().borrow::<Rc<Pending>>().clone(),
             awaited: Vec::new(),
-            rejections,
             params,
             account,
+            rejections,
             js,
             source: Bytes::new(),
         })

@@ -268,19 +268,21 @@ fn failure(scope: &mut TryCatch<'_, '_, '_, '_>, file: &SourceFile, class: fn(St
 
 /// The error, the line of the source it points at with a mark below the place, and its stack.
 fn describe<'s>(scope: &mut v8::PinScope<'s, '_>, thrown: v8::Local<'s, v8::Value>, file: &SourceFile) -> String {
-    let error = convert::exception(scope, thrown);
-    let mut text = error.message;
-    let stack = error.stack.unwrap_or_default();
-    let stack: Vec<&str> = stack.lines().filter(|line| line.starts_with("    at ")).collect();
+    // First the place: V8 knows it no longer once the stack has been written.
     let message = v8::Exception::create_message(scope, thrown);
     let line = message
         .get_line_number(scope)
         .and_then(|line| i64::try_from(line).ok());
-    let column = i64::try_from(message.get_start_column() + 1).ok();
+    let column = message.get_start_column().checked_add(1);
+    let column = column.and_then(|column| i64::try_from(column).ok());
     let name = message
         .get_script_resource_name(scope)
         .and_then(|name| v8::Local::<v8::String>::try_from(name).ok())
         .map(|name| convert::head(scope, name, MAX_URL).text);
+    let error = convert::exception(scope, thrown);
+    let mut text = error.message;
+    let stack = error.stack.unwrap_or_default();
+    let stack: Vec<&str> = stack.lines().filter(|line| line.starts_with("    at ")).collect();
     if name.is_some_and(|name| name == file.url.as_str())
         && let (Some(line), Some(column)) = (line, column)
     {
