@@ -24,6 +24,7 @@ mod pages;
 mod platform;
 mod pool;
 mod pressure;
+mod rejections;
 mod residents;
 mod soft_limits;
 mod stack_trace;

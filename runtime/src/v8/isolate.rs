@@ -18,6 +18,7 @@ use super::buffers::{Account, MemoryOwner};
 use super::heap::{self, IsolateParams};
 use super::loader::NoImports;
 use super::ops::{OpHost, Pending, nex};
+use super::rejections::Rejections;
 use super::stack_trace;
 use crate::engine::{FunctionSpec, LoadError};
 
@@ -40,6 +41,7 @@ pub(super) struct Isolate {
     awaited: Vec<(u32, v8::Global<v8::Promise>)>,
     params: IsolateParams,
     account: Arc<Account>,
+    rejections: Rc<Rejections>,
     js: JsRuntime,
     // Declared after `js`: its strings are in here.
     source: Bytes,
@@ -50,6 +52,7 @@ struct Api {
     abort: v8::Global<v8::Function>,
     call_message: v8::Global<v8::Function>,
     finish: v8::Global<v8::Function>,
+    log_rejection: v8::Global<v8::Function>,
     settle_host_call: v8::Global<v8::Function>,
     assign: v8::Global<v8::Function>,
 }
@@ -83,6 +86,7 @@ impl Isolate {
         })?;
         js.v8_isolate().set_allow_atomics_wait(false);
         js.v8_isolate().set_prepare_stack_trace_callback(stack_trace::prepare);
+        let rejections = Rejections::hook(js.v8_isolate());
         let context = js.main_context();
         let api = {
             deno_core::scope!(scope, js);
@@ -99,6 +103,7 @@ impl Isolate {
             awaited: Vec::new(),
             params,
             account,
+            rejections,
             js,
             source: Bytes::new(),
         })
@@ -154,6 +159,7 @@ impl Api {
             abort: function("abort")?,
             call_message: function("callMessage")?,
             finish: function("finish")?,
+            log_rejection: function("logRejection")?,
             settle_host_call: function("settleHostCall")?,
             assign: function("assign")?,
         };
