@@ -18,7 +18,8 @@ use super::function::{Fetched, Report, Workload};
 use super::instance::{Instance, Next, Status};
 use super::isolate::{Isolate, LoadFailure, Loaded};
 use super::ops::OpHost;
-use crate::engine::{Limit, LimitHit, LoadError};
+use super::soft_limits::SoftLimitEvents;
+use crate::engine::{Limit, LimitHit, Limits, LoadError};
 use crate::host_services::HostServices;
 use crate::invocation::{ErrorKind, InvokeError, Reply};
 use crate::logs::LogLine;
@@ -60,6 +61,7 @@ pub(super) fn run(heap_bytes: usize, assignment: oneshot::Receiver<Assignment>) 
             waiting: Cell::new(0),
             answers: RefCell::default(),
             idle_since: Cell::new(None),
+            soft_limits: SoftLimitEvents::default(),
         });
         watch_heap(&mut isolate, &link, heap_bytes);
         match link.load(&mut isolate).await {
@@ -80,6 +82,7 @@ pub(super) fn run(heap_bytes: usize, assignment: oneshot::Receiver<Assignment>) 
         }
         // The isolate first: dropping it may take a while, during which the instance still counts.
         drop(isolate);
+        link.workload.logs.flush();
         link.workload.instance_ended(&link.instance);
         drop(resident);
     });
@@ -125,6 +128,7 @@ struct Link {
     answers: RefCell<Vec<Answer>>,
     /// Since when it has had nothing to do.
     idle_since: Cell<Option<Instant>>,
+    soft_limits: SoftLimitEvents,
 }
 
 impl OpHost for Link {
@@ -133,8 +137,28 @@ impl OpHost for Link {
         self.deliver();
         &self.workload.host.services
     }
+    fn limits(&self) -> &Limits {
+        &self.workload.spec.limits
+    }
+    fn limit_hit(&self, hit: LimitHit) {
+        self.soft_limits.hit(hit, &*self.workload.host.events);
+    }
+    fn log_open(&self) -> bool {
+        let allowed = u64::from(self.limits().log_lines);
+        match self.workload.logs.open() {
+            Ok(()) => true,
+            Err(dropped) => {
+                self.limit_hit(LimitHit {
+                    limit: Limit::LogLines,
+                    allowed,
+                    measured: allowed + dropped,
+                });
+                false
+            }
+        }
+    }
     fn log(&self, line: LogLine) {
-        self.workload.host.logs.log(line);
+        self.workload.logs.write(line);
     }
     fn deadline(&self) -> Instant {
         self.instance.entry_deadline()
@@ -311,6 +335,7 @@ impl Link {
             };
             if quiet {
                 self.fail_stalled();
+                isolate.forget_awaited();
             }
             let in_flight = self.instance.in_flight();
             if full && in_flight < self.workload.limits().concurrency.max(1) as usize {
