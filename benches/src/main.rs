@@ -9,12 +9,9 @@
 mod bundle;
 mod contender;
 mod echo;
-mod load;
-mod machine;
 mod native;
 mod report;
 mod runtime;
-mod stats;
 
 use std::fs::OpenOptions;
 use std::io::Write;
