@@ -6,14 +6,12 @@
     reason = "a benchmark reports to standard output, its progress to standard error"
 )]
 
+mod bundle;
 mod contender;
 mod echo;
-mod load;
-mod machine;
 mod native;
 mod report;
 mod runtime;
-mod stats;
 
 use std::fs::OpenOptions;
 use std::io::Write;

@@ -29,7 +29,9 @@ struct Recorder(Mutex<Vec<String>>);
 
 impl HostServices for Recorder {
     fn call(&self, request: HostRequest) -> BoxFuture<'static, Result<HostResponse, HostError>> {
-        self.0.lock().push(format!("{:?} {:?}", request.operation, request.payload));
+        self.0
+            .lock()
+            .push(format!("{:?} {:?}", request.operation, request.payload));
         let (result, payload) = match request.operation {
             Operation::KvGet { key, .. } if key == "missing" => {
                 return std::future::ready(Err(HostError::new(HostErrorCode::NotFound, "no such key"))).boxed();
@@ -58,7 +60,11 @@ impl HostServices for Recorder {
             let mut waited = false;
             poll_fn(|cx| {
                 cx.waker().wake_by_ref();
-                if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending }
+                if std::mem::replace(&mut waited, true) {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
             })
             .await;
             Ok(HostResponse { result, payload })
@@ -281,7 +287,10 @@ async fn run(name: &str, source: String) -> Transcript {
         });
     }
     assert!(
-        !function.events().iter().any(|event| matches!(event, EngineEvent::Condemned { .. })),
+        !function
+            .events()
+            .iter()
+            .any(|event| matches!(event, EngineEvent::Condemned { .. })),
         "{name}: {replies:?}"
     );
     Transcript {
@@ -336,13 +345,23 @@ async fn modules_that_pollute_see_the_same_host() {
 
 #[tokio::test]
 async fn nothing_of_one_function_s_pollution_is_seen_by_the_next() {
-    let all: String = POLLUTIONS.iter().map(|(_, pollution)| format!("try {{ {pollution} }} catch {{}}\n")).collect();
+    let all: String = POLLUTIONS
+        .iter()
+        .map(|(_, pollution)| format!("try {{ {pollution} }} catch {{}}\n"))
+        .collect();
     let engine = Arc::new(nex_runtime::v8::V8Engine::new(nex_runtime::v8::V8Config::default()).unwrap());
     let harness = Harness::with_engine(engine);
     let polluter = harness.load(format!("{KEEP} {all} () => 1")).await.unwrap();
     let names = "() => [Object, Function, Array, Map, Set, Promise, String, RegExp, Error]
         .flatMap((c) => [c, c.prototype]).map((o) => Reflect.ownKeys(o).map(String).join()).join(';')";
-    let fresh = Harness::new().unwrap().load(names).await.unwrap().call("s", "").await.unwrap();
+    let fresh = Harness::new()
+        .unwrap()
+        .load(names)
+        .await
+        .unwrap()
+        .call("s", "")
+        .await
+        .unwrap();
     _ = polluter.call("s", "").await;
     for _ in 0..4 {
         let next = harness.load(names).await.unwrap().call("s", "").await.unwrap();

@@ -52,7 +52,12 @@ impl HostServices for Services {
 }
 
 async fn load(limits: Limits, source: &str) -> HarnessFunction {
-    Harness::new().unwrap().limits(limits).load(source.to_owned()).await.unwrap()
+    Harness::new()
+        .unwrap()
+        .limits(limits)
+        .load(source.to_owned())
+        .await
+        .unwrap()
 }
 
 async fn load_with(services: &Arc<Services>, limits: Limits, source: &str) -> HarnessFunction {
@@ -287,7 +292,10 @@ async fn delays_are_clamped_as_browsers_do() {
             return fired.sort((a, b) => a - b).join();
         }";
     let function = load(Limits::default(), source).await;
-    assert_eq!(text(&function, "").await, "TypeError,TypeError,1,2,3,4,5,6,7,8,9,10,11,12");
+    assert_eq!(
+        text(&function, "").await,
+        "TypeError,TypeError,1,2,3,4,5,6,7,8,9,10,11,12"
+    );
 }
 
 #[tokio::test]
@@ -398,7 +406,11 @@ async fn huge_and_hostile_values_are_logged_within_bounds() {
 
 #[tokio::test]
 async fn terminals_are_safe_from_log_lines() {
-    let function = load(Limits::default(), "() => console.log('\\x1b[2J\\x07a\\tb\\nc\\r\\u202e')").await;
+    let function = load(
+        Limits::default(),
+        "() => console.log('\\x1b[2J\\x07a\\tb\\nc\\r\\u202e')",
+    )
+    .await;
     function.call("s", "").await.unwrap();
     assert_eq!(function.logs()[0].text, "\\x1b[2J\\x07a\tb\nc\\r\\u{202e}");
 }
@@ -415,7 +427,10 @@ async fn replies_too_large_are_refused_before_they_are_copied() {
         ("'x'.repeat(2 ** 29 - 24)", (1 << 29) - 24),
         ("new Uint8Array(100_000_000)", 100_000_000),
         ("new ArrayBuffer(1_001)", 1_001),
-        ("new Reply('x'.repeat(2 ** 29 - 24), { headers: { a: 'b' } })", (1 << 29) - 24),
+        (
+            "new Reply('x'.repeat(2 ** 29 - 24), { headers: { a: 'b' } })",
+            (1 << 29) - 24,
+        ),
         ("Promise.resolve('x'.repeat(1_001))", 1_001),
         ("({ then: (done) => setTimeout(done, 1, 'x'.repeat(1_001)) })", 1_001),
         ("['x'.repeat(999)]", 1_003),
@@ -509,6 +524,10 @@ async fn a_flood_of_unhandled_rejections_fills_no_log() {
     until(|| function.logs().len() == 20).await;
     // The same instance goes on.
     assert_eq!(text(&function, "").await, "2");
-    assert!(function.logs()[0].text.starts_with("Uncaught (in promise) Error: nobody\n    at "));
+    assert!(
+        function.logs()[0]
+            .text
+            .starts_with("Uncaught (in promise) Error: nobody\n    at ")
+    );
     assert!(function.logs().len() <= 21);
 }
