@@ -9,6 +9,7 @@
 mod bundle;
 mod contender;
 mod echo;
+mod memory;
 mod native;
 mod report;
 mod runtime;
@@ -39,6 +40,11 @@ enum Command {
     },
     /// The engine alone, without NATS: start of a function, and calls of it
     Runtime {
+        #[command(flatten)]
+        options: Options,
+    },
+    /// What functions cost in memory, and whether it is given back
+    Memory {
         #[command(flatten)]
         options: Options,
     },
@@ -84,6 +90,10 @@ async fn main() -> Result<()> {
         Command::Runtime { options } => {
             let options = options.resolved();
             publish(&options, &runtime::run(&options).await?)
+        }
+        Command::Memory { options } => {
+            let options = options.resolved();
+            publish(&options, &memory::run(&options).await?)
         }
         Command::NativeEcho(args) => native::run(args).await,
     }

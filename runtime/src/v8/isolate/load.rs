@@ -270,9 +270,7 @@ fn failure(scope: &mut TryCatch<'_, '_, '_, '_>, file: &SourceFile, class: fn(St
 fn describe<'s>(scope: &mut v8::PinScope<'s, '_>, thrown: v8::Local<'s, v8::Value>, file: &SourceFile) -> String {
     // First the place: V8 knows it no longer once the stack has been written.
     let message = v8::Exception::create_message(scope, thrown);
-    let line = message
-        .get_line_number(scope)
-        .and_then(|line| i64::try_from(line).ok());
+    let line = message.get_line_number(scope).and_then(|line| i64::try_from(line).ok());
     let column = message.get_start_column().checked_add(1);
     let column = column.and_then(|column| i64::try_from(column).ok());
     let name = message
