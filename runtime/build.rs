@@ -11,6 +11,10 @@ use deno_core::snapshot::{CreateSnapshotOptions, create_snapshot};
 
 #[path = "src/v8/convert.rs"]
 mod convert;
+#[path = "src/engine.rs"]
+mod engine;
+#[path = "src/v8/host_calls.rs"]
+mod host_calls;
 #[path = "src/host_services.rs"]
 mod host_services;
 #[path = "src/invocation.rs"]

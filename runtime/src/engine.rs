@@ -42,6 +42,39 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
 pub trait Function: fmt::Debug + Send + Sync + 'static {
     /// Queues one call and returns at once; the answer goes to `replies`, always, exactly once.
     fn invoke(&self, trigger: Trigger, replies: Box<dyn ReplySink>);
+
+    /// Queues calls that arrived together, in order, as [`invoke`](Function::invoke) does; an engine may do so at the
+    /// price of one wake-up.
+    fn invoke_all(&self, calls: Vec<Invocation>) {
+        for Invocation { trigger, replies } in calls {
+            self.invoke(trigger, replies);
+        }
+    }
+
+    /// What the function is doing; `None` where the engine cannot tell, because it runs elsewhere.
+    fn state(&self) -> Option<FunctionState> {
+        None
+    }
+}
+
+/// A call on its way to a function.
+#[derive(Debug)]
+pub struct Invocation {
+    /// What goes in.
+    pub trigger: Trigger,
+    /// Where the answer goes.
+    pub replies: Box<dyn ReplySink>,
+}
+
+/// What a function is doing at a moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FunctionState {
+    /// Instances that take calls, or are about to. 0: the function hibernates.
+    pub instances: u32,
+    /// Calls that wait for an instance.
+    pub queued: u32,
+    /// Calls begun and not answered.
+    pub in_flight: u32,
 }
 
 impl dyn Function {

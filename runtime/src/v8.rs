@@ -8,27 +8,39 @@
 //!
 //! [`EngineEvent::Condemned`]: crate::engine::EngineEvent::Condemned
 
+mod call;
+mod code_cache;
 mod convert;
 mod function;
+mod host_calls;
 mod instance;
 mod isolate;
 mod loader;
 mod ops;
 mod platform;
+mod pool;
+mod pressure;
+mod residents;
+mod soft_limits;
+mod stack_trace;
 mod thread;
-mod thread_priority;
+mod thread_id;
 mod watchdog;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use self::code_cache::CodeCache;
+pub use self::code_cache::CodeCacheStats;
 use self::function::{Report, V8Function, Workload};
+use self::pool::Pool;
+use self::residents::Residents;
 use self::thread::Assignment;
 use self::watchdog::Watchdog;
 use crate::engine::{Engine, Function, FunctionHost, FunctionSpec, Limits, LoadError};
@@ -36,7 +48,7 @@ use crate::engine::{Engine, Function, FunctionHost, FunctionSpec, Limits, LoadEr
 /// Settings of a [`V8Engine`].
 #[derive(Debug, Clone)]
 pub struct V8Config {
-    /// Blank isolates kept ready. Default 2; 0 makes each one when it is needed, in about 2 ms.
+    /// Blank isolates kept ready. Default 4; 0 makes each one when it is needed, in about 2 ms.
     pub pool_size: usize,
     /// Bytes of JavaScript heap of the pooled isolates. Default 128 MiB. A function that is to have less gets an isolate
     /// that is made for it.
@@ -49,17 +61,22 @@ pub struct V8Config {
     /// Resident bytes of the process above which functions hibernate before their time, least recently used first.
     /// Default none.
     pub memory_high_bytes: Option<u64>,
+    /// Awake instances of all functions together. Default 1,000: V8 needs some 32 memory mappings for each, of which Linux
+    /// allows a process 65,530. One more makes the idle one that was used the longest ago hibernate; when none is idle,
+    /// calls are answered `overloaded`.
+    pub max_instances: usize,
 }
 
 impl Default for V8Config {
     fn default() -> Self {
         let limits = Limits::default();
         Self {
-            pool_size: 2,
+            pool_size: 4,
             heap_bytes: limits.heap_bytes,
             stack_bytes: limits.stack_bytes,
             code_cache_bytes: 64 << 20,
             memory_high_bytes: None,
+            max_instances: 1_000,
         }
     }
 }
@@ -71,25 +88,42 @@ pub struct V8Engine {
 }
 
 struct Shared {
-    config: V8Config,
-    blanks: Mutex<Vec<oneshot::Sender<Assignment>>>,
+    pool: Pool,
+    residents: Residents,
+    code_cache: CodeCache,
     watchdog: Watchdog,
+    /// Processors of this machine.
+    processors: usize,
+    max_instances: usize,
+    started: Instant,
 }
 
 impl V8Engine {
-    /// Initialises V8, once in a process, and begins to fill the pool.
+    /// Initialises V8, once in a process, and fills the pool.
     ///
     /// # Errors
     /// When the system refuses a thread or V8 refuses our flags.
     pub fn new(config: V8Config) -> io::Result<Self> {
-        let watchdog = Watchdog::start()?;
         let shared = Arc::new(Shared {
-            config,
-            blanks: Mutex::default(),
-            watchdog,
+            watchdog: Watchdog::start()?,
+            residents: Residents::default(),
+            code_cache: CodeCache::new(config.code_cache_bytes, isolate::STARTUP_SNAPSHOT),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            max_instances: config.max_instances.max(1),
+            started: Instant::now(),
+            pool: Pool::new(config),
         });
-        shared.refill()?;
+        shared.pool.refill()?;
+        if let Some(high) = shared.pool.config().memory_high_bytes {
+            pressure::watch(Arc::downgrade(&shared), high)?;
+        }
         Ok(Self { shared })
+    }
+
+    /// What is kept of compiled code, and how often it served.
+    #[must_use]
+    pub fn code_cache_stats(&self) -> CodeCacheStats {
+        self.shared.code_cache.stats()
     }
 }
 
@@ -115,55 +149,36 @@ impl Engine for V8Engine {
 }
 
 impl Shared {
-    /// Starts a thread that makes a blank isolate and waits for a function.
-    fn spawn_blank(&self) -> io::Result<oneshot::Sender<Assignment>> {
-        let (sender, receiver) = oneshot::channel();
-        let heap_bytes = usize::try_from(self.config.heap_bytes).unwrap_or(usize::MAX);
-        platform::spawn_isolate_thread("isolate".into(), Box::new(move || thread::run(heap_bytes, receiver)))?;
-        Ok(sender)
-    }
-
-    fn refill(&self) -> io::Result<()> {
-        while self.blanks.lock().len() < self.config.pool_size {
-            let blank = self.spawn_blank()?;
-            self.blanks.lock().push(blank);
-        }
-        Ok(())
-    }
-
-    /// Gives the function to a blank isolate, or to a new one when none is there, and refills the pool.
+    /// Has an isolate load the function, and serve it from then on.
     fn assign(&self, workload: Arc<Workload>, report: Option<Report>) {
-        let pooled = self.blanks.lock().pop();
-        let blank = match pooled {
-            Some(blank) => Ok(blank),
-            None => self.spawn_blank(),
-        };
-        match blank.map(|blank| {
-            blank.send(Assignment {
-                workload: Arc::clone(&workload),
-                report,
-            })
-        }) {
-            Ok(Ok(())) => {}
-            Ok(Err(Assignment { report, .. })) => {
-                thread::refuse(
-                    &workload,
-                    report,
-                    LoadError::Engine("a blank isolate's thread had ended".into()),
-                );
-            }
-            Err(error) => workload.instance_failed(&LoadError::Engine(error.to_string())),
+        if self.residents.len() >= self.max_instances && self.residents.evict(1) == 0 {
+            let message = format!("all {} instances that may be awake are at work", self.max_instances);
+            return thread::refuse(&workload, report, LoadError::Engine(message));
         }
-        if let Err(error) = self.refill() {
+        let assignment = Assignment { workload, report };
+        if let Err((Assignment { workload, report }, error)) = self.pool.assign(assignment) {
+            thread::refuse(&workload, report, error);
+        }
+    }
+
+    /// Makes up for the isolates that were assigned; called when the haste is over.
+    fn refill(&self) {
+        if let Err(error) = self.pool.refill() {
             tracing::warn!(%error, "the pool of isolates could not be refilled");
         }
+    }
+
+    /// Milliseconds from the start of the engine.
+    fn milliseconds(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.started);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 }
 
 impl fmt::Debug for V8Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("V8Engine")
-            .field("config", &self.shared.config)
+            .field("config", self.shared.pool.config())
             .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,7 @@
-//! A loaded function: its queue of calls, the instance that takes them, and what happens when an instance is lost.
+//! A loaded function: its queue of calls, the instances that take them, and when there are to be more or fewer of these.
 //!
-//! Locks are taken in the order queue, instance; sinks and event handlers are called outside of both.
+//! Instances fetch calls in batches; a call wakes an instance only when one is asleep. Locks are taken in the order queue,
+//! instance; sinks and event handlers are called outside of both.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,19 +13,38 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::Shared;
-use super::instance::{Answer, Instance, Status, wall_timeout};
+use super::call::{Answer, Call, Replies, deliver};
+use super::code_cache::CodeCache;
+use super::instance::{Instance, Status, error};
 use super::loader::SourceFile;
 use super::watchdog::Watched;
-use crate::engine::{EngineEvent, Function, FunctionHost, FunctionSpec, Limit, LimitHit, LoadError};
-use crate::invocation::{ErrorKind, InvokeError, Reply, ReplySink, Trigger};
-use crate::logs::{LogLevel, LogLine};
+use crate::engine::{
+    EngineEvent, Function, FunctionHost, FunctionSpec, FunctionState, Invocation, Limit, LimitHit, Limits, LoadError,
+};
+use crate::invocation::{ErrorKind, InvokeError, Reply, Trigger};
+use crate::log_limit::LimitedLog;
+use crate::logs::{LogLevel, LogLine, LogSink};
+
+/// Calls an instance fetches at a time.
+const BATCH: usize = 64;
+
+/// A call that has waited this long gets its function another instance.
+const SCALE_AFTER: Duration = Duration::from_millis(20);
 
 /// The handle that [`V8Engine`](super::V8Engine) gives out; dropping it ends the function once its calls have ended.
 pub(super) struct V8Function(pub(super) Arc<Workload>);
 
 impl Function for V8Function {
-    fn invoke(&self, trigger: Trigger, replies: Box<dyn ReplySink>) {
-        self.0.invoke(trigger, replies);
+    fn invoke(&self, trigger: Trigger, replies: Replies) {
+        self.0.invoke(std::iter::once(Invocation { trigger, replies }));
+    }
+
+    fn invoke_all(&self, calls: Vec<Invocation>) {
+        self.0.invoke(calls.into_iter());
+    }
+
+    fn state(&self) -> Option<FunctionState> {
+        Some(self.0.state())
     }
 }
 
@@ -47,6 +67,7 @@ pub(super) struct Workload {
     pub(super) spec: FunctionSpec,
     pub(super) source: SourceFile,
     pub(super) host: FunctionHost,
+    pub(super) logs: LimitedLog,
     engine: Arc<Shared>,
     queue: Mutex<Queue>,
     /// The watchdog has it on its list.
@@ -56,35 +77,40 @@ pub(super) struct Workload {
 #[derive(Default)]
 struct Queue {
     calls: VecDeque<Call>,
-    slot: Slot,
-    /// Every instance whose thread has not ended, the one in the slot included.
-    instances: Vec<Arc<Instance>>,
-    /// Names invocations, uniquely among all instances.
+    /// Every instance whose thread has not ended.
+    members: Vec<Member>,
+    /// Instances on their way.
+    starting: usize,
     last_key: u32,
     closed: bool,
 }
 
-/// The instance that takes calls.
-#[derive(Default)]
-enum Slot {
-    #[default]
-    Empty,
-    Starting,
-    Live(Arc<Instance>),
+struct Member {
+    instance: Arc<Instance>,
+    phase: Phase,
 }
 
-/// A call that waits, or is about to begin.
-struct Call {
-    trigger: Trigger,
-    replies: Box<dyn ReplySink>,
-    deadline: Instant,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It runs its top level.
+    Loading,
+    /// It sleeps and is to be woken for a call.
+    Parked,
+    /// It comes for calls by itself.
+    Busy,
+    /// It takes no more calls.
+    Lost,
 }
 
-/// A call as the isolate thread gets it.
-pub(super) struct Begun {
-    pub(super) key: u32,
-    pub(super) trigger: Trigger,
-    pub(super) deadline: Instant,
+/// What an instance got that came for calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fetched {
+    /// Some.
+    Calls,
+    /// None; it is woken when there are.
+    Parked,
+    /// None, because it has as many in flight as it may. It has to come again.
+    Full,
 }
 
 /// Tells the loader of a function how its first start went.
@@ -94,6 +120,7 @@ impl Workload {
     pub(super) fn new(spec: FunctionSpec, host: FunctionHost, engine: Arc<Shared>) -> Result<Self, LoadError> {
         let source = SourceFile::of(&spec)?;
         Ok(Self {
+            logs: LimitedLog::new(Arc::clone(&host.logs), spec.limits.log_lines),
             spec,
             source,
             host,
@@ -103,63 +130,81 @@ impl Workload {
         })
     }
 
-    pub(super) fn wall_time(&self) -> Duration {
-        self.spec.limits.wall_time
+    pub(super) fn engine(&self) -> &Arc<Shared> {
+        &self.engine
+    }
+
+    pub(super) fn code_cache(&self) -> &CodeCache {
+        &self.engine.code_cache
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.spec.limits
     }
 
     /// Starts the first instance.
     pub(super) fn start(self: &Arc<Self>, report: Report) {
-        self.queue.lock().slot = Slot::Starting;
-        self.start_instance(Some(report));
+        self.queue.lock().starting += 1;
+        self.engine.assign(Arc::clone(self), Some(report));
     }
 
-    fn start_instance(self: &Arc<Self>, report: Option<Report>) {
-        self.engine.assign(Arc::clone(self), report);
+    fn start_instance(self: &Arc<Self>) {
+        self.engine.assign(Arc::clone(self), None);
     }
 
-    fn invoke(self: &Arc<Self>, trigger: Trigger, replies: Box<dyn ReplySink>) {
-        let deadline = Instant::now() + self.wall_time();
-        let mut queue = self.queue.lock();
-        let depth = self.spec.limits.queue_depth as usize;
-        if queue.calls.len() >= depth {
-            drop(queue);
-            let message = format!("{depth} calls are waiting for this function already");
-            return replies.finish(Err(InvokeError::new(ErrorKind::Overloaded, message)));
+    fn invoke(self: &Arc<Self>, calls: impl Iterator<Item = Invocation>) {
+        let deadline = Instant::now() + self.limits().wall_time;
+        let depth = self.limits().queue_depth as usize;
+        let mut refused = Vec::new();
+        let mut start = false;
+        let wake = {
+            let mut queue = self.queue.lock();
+            for Invocation { trigger, replies } in calls {
+                if queue.calls.len() >= depth {
+                    refused.push(replies);
+                    continue;
+                }
+                queue.calls.push_back(Call {
+                    trigger,
+                    replies,
+                    deadline,
+                });
+            }
+            self.watch();
+            let wake = queue.wake_one();
+            if wake.is_none() && !queue.has_live() && queue.starting == 0 {
+                queue.starting += 1;
+                start = true;
+            }
+            wake
+        };
+        if let Some(instance) = wake {
+            instance.waker.wake();
         }
-        let was_empty = queue.calls.is_empty();
-        queue.calls.push_back(Call {
-            trigger,
-            replies,
-            deadline,
-        });
-        self.watch();
-        match &queue.slot {
-            Slot::Live(instance) if was_empty => {
-                let instance = Arc::clone(instance);
-                drop(queue);
-                instance.waker.wake();
-            }
-            Slot::Empty => {
-                queue.slot = Slot::Starting;
-                drop(queue);
-                self.start_instance(None);
-            }
-            Slot::Live(_) | Slot::Starting => {}
+        if start {
+            self.start_instance();
+        }
+        for replies in refused {
+            let message = format!("{depth} calls are waiting for this function already");
+            replies.finish(Err(InvokeError::new(ErrorKind::Overloaded, message)));
         }
     }
 
     /// Puts the function on the watchdog's list, after something with a deadline has been noted where
     /// [`check`](Watched::check) looks for it.
+    ///
+    /// `check` clears the mark before it looks, under the same locks as whoever notes something: either it sees the note,
+    /// or the mark is seen cleared here.
     fn watch(self: &Arc<Self>) {
-        if !self.watched.swap(true, Ordering::SeqCst) {
+        if !self.watched.load(Ordering::SeqCst) && !self.watched.swap(true, Ordering::SeqCst) {
             let watched: Weak<Self> = Arc::downgrade(self);
             self.engine.watchdog.watch(watched);
         }
     }
 
-    /// JavaScript is about to run in an instance.
-    pub(super) fn enter(self: &Arc<Self>, instance: &Instance, deadline: Instant) {
-        instance.enter(deadline);
+    /// JavaScript is about to run in an instance that does not begin a call.
+    pub(super) fn enter(self: &Arc<Self>, instance: &Instance, deadline: Instant, startup: bool) {
+        instance.enter(deadline, startup);
         self.watch();
     }
 
@@ -167,29 +212,52 @@ impl Workload {
     fn close(&self) {
         let mut queue = self.queue.lock();
         queue.closed = true;
-        for instance in &queue.instances {
-            instance.waker.wake();
+        for member in &queue.members {
+            member.instance.waker.wake();
         }
     }
 
+    fn state(&self) -> FunctionState {
+        let queue = self.queue.lock();
+        let live = queue.members.iter().filter(|member| member.phase.is_live());
+        let in_flight: usize = queue.members.iter().map(|member| member.instance.in_flight()).sum();
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        FunctionState {
+            instances: count(live.count() + queue.starting),
+            queued: count(queue.calls.len()),
+            in_flight: count(in_flight),
+        }
+    }
+
+    // ---- instances come and go ----
+
     /// An isolate thread has taken the function on and is about to run its top level.
-    pub(super) fn instance_starting(&self, instance: &Arc<Instance>) {
-        self.queue.lock().instances.push(Arc::clone(instance));
+    pub(super) fn instance_loading(&self, instance: &Arc<Instance>) {
+        self.queue.lock().members.push(Member {
+            instance: Arc::clone(instance),
+            phase: Phase::Loading,
+        });
     }
 
     /// The instance takes calls from now on.
     pub(super) fn instance_ready(&self, instance: &Arc<Instance>) {
         let mut queue = self.queue.lock();
-        if instance.status() == Status::Live {
-            queue.slot = Slot::Live(Arc::clone(instance));
+        queue.starting = queue.starting.saturating_sub(1);
+        if instance.status() == Status::Live
+            && let Some(member) = queue.member(instance)
+        {
+            member.phase = Phase::Busy;
         }
     }
 
-    /// No instance could be started. Whoever waits is told; the next call tries again.
+    /// An instance could not be started. If there is no other, whoever waits is told; the next call tries again.
     pub(super) fn instance_failed(&self, error: &LoadError) {
         let calls = {
             let mut queue = self.queue.lock();
-            queue.slot = Slot::Empty;
+            queue.starting = queue.starting.saturating_sub(1);
+            if queue.has_live() || queue.starting > 0 {
+                return;
+            }
             std::mem::take(&mut queue.calls)
         };
         let error = InvokeError::new(
@@ -203,58 +271,33 @@ impl Workload {
 
     /// The thread of an instance is about to end, for whatever reason.
     pub(super) fn instance_ended(self: &Arc<Self>, instance: &Arc<Instance>) {
+        instance.finish_all(&InvokeError::new(
+            ErrorKind::NotReady,
+            "the function's instance has ended",
+        ));
+        deliver(&mut instance.take_answers(Vec::new()));
         let restart = {
             let mut queue = self.queue.lock();
-            queue.instances.retain(|other| !Arc::ptr_eq(other, instance));
-            self.vacate(&mut queue, instance)
+            let restart = queue.lose(instance, instance.take_back());
+            queue.members.retain(|member| !Arc::ptr_eq(&member.instance, instance));
+            restart
         };
-        for replies in instance.end_all() {
-            replies.finish(Err(InvokeError::new(
-                ErrorKind::NotReady,
-                "the function's instance has ended",
-            )));
-        }
         if restart {
-            self.start_instance(None);
+            self.start_instance();
         }
     }
 
-    /// Takes a lost instance out of the slot. Returns whether another must be started because calls wait.
-    fn vacate(&self, queue: &mut Queue, instance: &Arc<Instance>) -> bool {
-        if !matches!(&queue.slot, Slot::Live(current) if Arc::ptr_eq(current, instance)) {
-            return false;
-        }
-        let restart = !queue.closed || !queue.calls.is_empty();
-        queue.slot = if restart { Slot::Starting } else { Slot::Empty };
-        restart
-    }
-
-    /// The next call for an instance, begun; `None` when there is none or the instance may take no more.
-    pub(super) fn take(&self, instance: &Arc<Instance>) -> Option<Begun> {
+    /// Lets an idle instance go. `false` when there is something to do for it after all.
+    pub(super) fn hibernate(&self, instance: &Arc<Instance>) -> bool {
         let mut queue = self.queue.lock();
-        if !self.may_take(&queue, instance) {
-            return None;
+        let parked = queue
+            .member(instance)
+            .is_some_and(|member| member.phase == Phase::Parked);
+        let done = parked && queue.calls.is_empty();
+        if done {
+            queue.members.retain(|member| !Arc::ptr_eq(&member.instance, instance));
         }
-        let Call {
-            trigger,
-            replies,
-            deadline,
-        } = queue.calls.pop_front()?;
-        queue.last_key = queue.last_key.wrapping_add(1);
-        let key = queue.last_key;
-        instance.begin(key, replies, deadline);
-        Some(Begun { key, trigger, deadline })
-    }
-
-    /// Whether [`take`](Self::take) would give a call.
-    pub(super) fn has_call_for(&self, instance: &Arc<Instance>) -> bool {
-        let queue = self.queue.lock();
-        !queue.calls.is_empty() && self.may_take(&queue, instance)
-    }
-
-    fn may_take(&self, queue: &Queue, instance: &Arc<Instance>) -> bool {
-        matches!(&queue.slot, Slot::Live(current) if Arc::ptr_eq(current, instance))
-            && instance.in_flight() < self.spec.limits.concurrency.max(1) as usize
+        done
     }
 
     /// Whether an instance without calls in flight should end.
@@ -263,43 +306,69 @@ impl Workload {
         instance.status() != Status::Live || queue.closed && queue.calls.is_empty()
     }
 
-    /// Ends an invocation with its outcome.
+    // ---- calls ----
+
+    /// Gives the instance as many calls as it may have.
+    pub(super) fn fetch(&self, instance: &Arc<Instance>) -> Fetched {
+        let mut queue = self.queue.lock();
+        let queue = &mut *queue;
+        let live = queue.members.iter().filter(|member| member.phase.is_live()).count();
+        let waiting = queue.calls.len();
+        let Some(member) = queue.member(instance).filter(|member| member.phase.is_live()) else {
+            return Fetched::Parked;
+        };
+        if waiting == 0 {
+            member.phase = Phase::Parked;
+            return Fetched::Parked;
+        }
+        member.phase = Phase::Busy;
+        let concurrency = self.spec.limits.concurrency.max(1) as usize;
+        let room = concurrency.saturating_sub(instance.in_flight());
+        if room == 0 {
+            return Fetched::Full;
+        }
+        let count = waiting.div_ceil(live.max(1)).min(room).min(BATCH);
+        let Queue { calls, last_key, .. } = queue;
+        instance.give(calls.drain(..count).map(|call| {
+            *last_key = last_key.wrapping_add(1);
+            (*last_key, call)
+        }));
+        Fetched::Calls
+    }
+
+    /// Ends an invocation with its outcome, which is given to the caller together with others.
     pub(super) fn finish(&self, instance: &Instance, key: u32, outcome: Result<Reply, InvokeError>) {
-        let Some(replies) = instance.end(key) else { return };
         let limit = self.spec.limits.reply_bytes as usize;
-        replies.finish(match outcome {
+        let outcome = match outcome {
             Ok(reply) if reply.body.len() > limit => {
                 let message = format!("the reply has {} bytes, the limit is {limit}", reply.body.len());
                 Err(InvokeError::new(ErrorKind::PayloadTooLarge, message))
             }
             outcome => outcome,
-        });
+        };
+        instance.finish(key, outcome);
     }
+
+    // ---- what goes wrong ----
 
     /// An error that belongs to no call, with its stack, as a log line of the function. Those of calls go to the callers'
     /// sinks, and whoever owns those logs them.
     pub(super) fn log_error(&self, error: &InvokeError) {
         let text = error.stack.as_ref().unwrap_or(&error.message);
-        self.host.logs.log(LogLine {
+        self.logs.log(LogLine {
             level: LogLevel::Error,
             text: format!("Uncaught {text}"),
         });
     }
 
     /// The heap is nearly full: ends the instance and answers its callers. Called on the isolate's thread, inside V8.
-    pub(super) fn out_of_memory(self: &Arc<Self>, instance: &Arc<Instance>, heap_bytes: usize) {
-        let hit = LimitHit {
-            limit: Limit::HeapBytes,
-            allowed: heap_bytes as u64,
-            measured: heap_bytes as u64,
-        };
-        let error = InvokeError::new(ErrorKind::Memory, hit.to_string());
-        let answers = instance.terminate(&error);
-        let restart = self.vacate(&mut self.queue.lock(), instance);
-        Self::deliver(answers);
+    pub(super) fn out_of_memory(self: &Arc<Self>, instance: &Arc<Instance>, hit: LimitHit) {
+        let mut answers = instance.terminate(&error(hit));
+        let restart = self.queue.lock().lose(instance, instance.take_back());
+        deliver(&mut answers);
         self.host.events.event(EngineEvent::LimitHit(hit));
         if restart {
-            self.start_instance(None);
+            self.start_instance();
         }
     }
 
@@ -312,11 +381,58 @@ impl Workload {
         tracing::warn!(function = %self.spec.name, id = %self.spec.id, "{message}");
         self.host.events.event(EngineEvent::Condemned { message });
     }
+}
 
-    fn deliver(answers: Vec<Answer>) {
-        for (replies, outcome) in answers {
-            replies.finish(outcome);
+impl Phase {
+    fn is_live(self) -> bool {
+        matches!(self, Self::Parked | Self::Busy)
+    }
+}
+
+impl Queue {
+    fn member(&mut self, instance: &Arc<Instance>) -> Option<&mut Member> {
+        self.members
+            .iter_mut()
+            .find(|member| Arc::ptr_eq(&member.instance, instance))
+    }
+
+    fn has_live(&self) -> bool {
+        self.members.iter().any(|member| member.phase.is_live())
+    }
+
+    /// The first instance that sleeps, which is to be woken now.
+    fn wake_one(&mut self) -> Option<Arc<Instance>> {
+        let member = self.members.iter_mut().find(|member| member.phase == Phase::Parked)?;
+        member.phase = Phase::Busy;
+        Some(Arc::clone(&member.instance))
+    }
+
+    /// Takes calls back from an instance, as those that wait the longest.
+    fn take_back(&mut self, calls: VecDeque<(u32, Call)>) {
+        for (_, call) in calls.into_iter().rev() {
+            self.calls.push_front(call);
         }
+    }
+
+    /// Gives up an instance and takes back its calls. Returns whether another must be started, because nobody is left.
+    fn lose(&mut self, instance: &Arc<Instance>, calls: VecDeque<(u32, Call)>) -> bool {
+        self.take_back(calls);
+        let was_live = match self.member(instance) {
+            Some(member) => std::mem::replace(&mut member.phase, Phase::Lost).is_live(),
+            None => false,
+        };
+        let restart = was_live && !self.has_live() && self.starting == 0 && (!self.closed || !self.calls.is_empty());
+        self.starting += usize::from(restart);
+        restart
+    }
+
+    /// Whether calls have waited for so long that another instance should help: as long as it may have one, and a
+    /// processor is left for it.
+    fn needs_another(&self, limits: &Limits, now: Instant, running: usize, processors: usize) -> bool {
+        let since = |call: &Call| (now + limits.wall_time).saturating_duration_since(call.deadline);
+        let late = self.calls.front().is_some_and(|call| since(call) >= SCALE_AFTER);
+        let live = self.members.iter().filter(|member| member.phase.is_live()).count();
+        late && self.starting == 0 && live < limits.instances.max(1) as usize && running < processors
     }
 }
 
@@ -324,39 +440,58 @@ impl Watched for Workload {
     fn check(self: Arc<Self>, now: Instant) -> bool {
         // Before looking, so that whoever notes something after the look finds it out of the list and puts it back.
         self.watched.store(false, Ordering::SeqCst);
-        let mut answers = Vec::new();
-        let mut limit = None;
+        let limits = &self.spec.limits;
+        let mut answers: Vec<Answer> = Vec::new();
+        let mut hits = Vec::new();
         let mut condemned = false;
-        let mut restart = false;
+        let mut start = false;
+        let mut wake = None;
         let busy = {
             let mut queue = self.queue.lock();
-            while queue.calls.front().is_some_and(|call| call.deadline <= now) {
-                let Some(call) = queue.calls.pop_front() else { break };
-                let (_, mut error) = wall_timeout(self.wall_time(), now.saturating_duration_since(call.deadline));
+            let queue = &mut *queue;
+            let mut busy = false;
+            let mut running = 0;
+            for index in 0..queue.members.len() {
+                let instance = Arc::clone(&queue.members[index].instance);
+                let verdict = instance.check(now, limits, &mut answers);
+                busy |= verdict.busy;
+                running += usize::from(verdict.running);
+                condemned |= verdict.condemned;
+                hits.extend(verdict.limit);
+                if verdict.lost {
+                    start |= queue.lose(&instance, verdict.returned);
+                } else {
+                    queue.take_back(verdict.returned);
+                }
+            }
+            while let Some(call) = queue.calls.pop_front_if(|call| call.deadline <= now) {
+                let over = now.saturating_duration_since(call.deadline);
+                let hit = LimitHit::time(Limit::WallTime, limits.wall_time, limits.wall_time + over);
+                let mut error = error(hit);
                 error.message.push_str(", before the function could begin with it");
                 answers.push((call.replies, Err(error)));
             }
-            let mut busy = false;
-            for instance in queue.instances.clone() {
-                let verdict = instance.check(now, self.wall_time(), &mut answers);
-                busy |= verdict.busy;
-                condemned |= verdict.condemned;
-                limit = limit.or(verdict.limit);
-                if verdict.lost {
-                    restart |= self.vacate(&mut queue, &instance);
-                }
+            if !queue.calls.is_empty() {
+                wake = queue.wake_one();
+            }
+            if wake.is_none() && queue.needs_another(limits, now, running, self.engine.processors) {
+                queue.starting += 1;
+                start = true;
             }
             busy || !queue.calls.is_empty()
         };
-        Self::deliver(answers);
-        if let Some(hit) = limit {
+        deliver(&mut answers);
+        for hit in hits {
             self.host.events.event(EngineEvent::LimitHit(hit));
         }
         if condemned {
             self.report_condemned();
         }
-        if restart {
-            self.start_instance(None);
+        if let Some(instance) = wake {
+            instance.waker.wake();
+        }
+        if start {
+            self.start_instance();
         }
         busy && !self.watched.swap(true, Ordering::SeqCst)
     }

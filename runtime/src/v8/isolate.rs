@@ -2,31 +2,42 @@
 //! function loaded into it. Lives and dies on its thread; knows nothing of queues or deadlines.
 
 mod call;
+mod code;
+mod import_meta;
 mod load;
+mod poll;
 
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use deno_core::error::{CoreError, CoreErrorKind};
-use deno_core::{JsRuntime, PollEventLoopOptions, RuntimeOptions, serde_v8, v8};
+use deno_core::{JsRuntime, RuntimeOptions, serde_v8, v8};
 
-use super::convert;
 use super::loader::NoImports;
-use super::ops::{OpHost, nex};
+use super::ops::{OpHost, Pending, nex};
+use super::stack_trace;
 use crate::engine::{FunctionSpec, LoadError};
-use crate::invocation::{ErrorKind, InvokeError};
 
-pub(super) use self::load::ScriptError;
+use self::code::Code;
+use self::load::Evaluation;
+pub(super) use self::load::{LoadFailure, Loaded};
 
-static STARTUP_SNAPSHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/startup_snapshot.bin"));
+pub(super) static STARTUP_SNAPSHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/startup_snapshot.bin"));
 
 pub(super) struct Isolate {
     // Declared before `js`: handles must be gone when the isolate is dropped.
     context: v8::Global<v8::Context>,
     api: Api,
     handler: Option<Handler>,
+    code: Option<Code>,
+    evaluation: Option<Evaluation>,
     host: Option<Rc<dyn OpHost>>,
+    pending: Rc<Pending>,
+    /// Promises that invocations wait for.
+    awaited: Vec<(u32, v8::Global<v8::Promise>)>,
     js: JsRuntime,
+    // Declared after `js`: its strings are in here.
+    source: Bytes,
 }
 
 /// The functions that the bootstrap JavaScript leaves for the engine.
@@ -34,6 +45,7 @@ struct Api {
     abort: v8::Global<v8::Function>,
     call_message: v8::Global<v8::Function>,
     finish: v8::Global<v8::Function>,
+    settle_host_call: v8::Global<v8::Function>,
     assign: v8::Global<v8::Function>,
 }
 
@@ -63,6 +75,7 @@ impl Isolate {
             ..Default::default()
         })?;
         js.v8_isolate().set_allow_atomics_wait(false);
+        js.v8_isolate().set_prepare_stack_trace_callback(stack_trace::prepare);
         let context = js.main_context();
         let api = {
             deno_core::scope!(scope, js);
@@ -72,8 +85,13 @@ impl Isolate {
             context,
             api,
             handler: None,
+            code: None,
+            evaluation: None,
             host: None,
+            pending: js.op_state().borrow().borrow::<Rc<Pending>>().clone(),
+            awaited: Vec::new(),
             js,
+            source: Bytes::new(),
         })
     }
 
@@ -98,29 +116,6 @@ impl Isolate {
     /// Calls `callback(current, initial) -> new limit` when the heap limit is near.
     pub(super) fn on_heap_limit(&mut self, callback: impl FnMut(usize, usize) -> usize + 'static) {
         self.js.add_near_heap_limit_callback(callback);
-    }
-
-    /// Aborts `ctx.signal` of an invocation whose time is up.
-    pub(super) fn abort(&mut self, key: u32, message: &str) {
-        v8::scope_with_context!(scope, self.js.v8_isolate(), &self.context);
-        v8::tc_scope!(let scope, scope);
-        let key = v8::Integer::new_from_unsigned(scope, key).into();
-        let Some(message) = v8::String::new(scope, message) else {
-            return;
-        };
-        let receiver = v8::undefined(scope).into();
-        v8::Local::new(scope, &self.api.abort).call(scope, receiver, &[key, message.into()]);
-    }
-
-    /// Runs what is ready: finished host calls, timers, promise jobs. `Ready` when nothing is pending any more, or with
-    /// an error that no code caught.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), InvokeError>> {
-        self.js
-            .poll_event_loop(cx, PollEventLoopOptions::default())
-            .map_err(|error| match error.into_kind() {
-                CoreErrorKind::Js(error) => convert::js_error(*error),
-                error => InvokeError::new(ErrorKind::Exception, error.to_string()),
-            })
     }
 }
 
@@ -147,6 +142,7 @@ impl Api {
             abort: function("abort")?,
             call_message: function("callMessage")?,
             finish: function("finish")?,
+            settle_host_call: function("settleHostCall")?,
             assign: function("assign")?,
         };
         let scrub = function("scrub")?;

@@ -1,28 +1,34 @@
 //! What an isolate thread does: make a blank isolate, wait for a function, load it, serve its calls until the instance
-//! is lost or the function is closed.
+//! is lost, has been idle for long, or the function is closed.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use tokio::time::{Sleep, sleep};
 
-use super::function::{Begun, Report, Workload};
-use super::instance::{Instance, Status};
-use super::isolate::{Isolate, ScriptError};
+use super::call::{Answer, Begun, deliver};
+use super::function::{Fetched, Report, Workload};
+use super::instance::{Instance, Next, Status};
+use super::isolate::{Isolate, LoadFailure, Loaded};
 use super::ops::OpHost;
-use crate::engine::LoadError;
+use super::soft_limits::SoftLimitEvents;
+use crate::engine::{Limit, LimitHit, Limits, LoadError};
 use crate::host_services::HostServices;
 use crate::invocation::{ErrorKind, InvokeError, Reply};
 use crate::logs::LogLine;
 
 /// Room that code near the heap limit gets to end in.
 const HEAP_HEADROOM_BYTES: usize = 32 << 20;
+
+/// How long an answer may wait for others to be given together with it.
+const ANSWERS_WAIT: Duration = Duration::from_micros(50);
 
 /// A function for a blank isolate.
 pub(super) struct Assignment {
@@ -46,11 +52,16 @@ pub(super) fn run(heap_bytes: usize, assignment: oneshot::Receiver<Assignment>) 
             Err(error) => return refuse(&workload, report, LoadError::Engine(error.to_string())),
         };
         let instance = Arc::new(Instance::new(isolate.handle()));
-        workload.instance_starting(&instance);
+        let engine = Arc::clone(workload.engine());
+        let resident = engine.residents.enter(&instance);
+        workload.instance_loading(&instance);
         let link = Rc::new(Link {
             workload,
             instance,
             waiting: Cell::new(0),
+            answers: RefCell::default(),
+            idle_since: Cell::new(None),
+            soft_limits: SoftLimitEvents::default(),
         });
         watch_heap(&mut isolate, &link, heap_bytes);
         match link.load(&mut isolate).await {
@@ -59,13 +70,21 @@ pub(super) fn run(heap_bytes: usize, assignment: oneshot::Receiver<Assignment>) 
                 if let Some(report) = report {
                     _ = report.send(Ok(()));
                 }
-                poll_fn(|cx| link.serve(&mut isolate, cx)).await;
+                link.serve_until_done(&mut isolate).await;
+                if matches!(link.instance.status(), Status::Live | Status::Retired) {
+                    isolate.keep_code(&link.workload.source, link.workload.code_cache());
+                }
             }
-            Err(error) => refuse(&link.workload, report, error),
+            Err(error) => {
+                refuse(&link.workload, report, error);
+                engine.refill();
+            }
         }
         // The isolate first: dropping it may take a while, during which the instance still counts.
         drop(isolate);
+        link.workload.logs.flush();
         link.workload.instance_ended(&link.instance);
+        drop(resident);
     });
 }
 
@@ -83,7 +102,12 @@ fn watch_heap(isolate: &mut Isolate, link: &Link, limit: usize) {
     let instance = Arc::clone(&link.instance);
     isolate.on_heap_limit(move |current, _initial| {
         if instance.status() != Status::Terminated {
-            workload.out_of_memory(&instance, limit);
+            let hit = LimitHit {
+                limit: Limit::HeapBytes,
+                allowed: limit as u64,
+                measured: current as u64,
+            };
+            workload.out_of_memory(&instance, hit);
             return current + HEAP_HEADROOM_BYTES;
         }
         instance.condemn();
@@ -100,14 +124,41 @@ struct Link {
     instance: Arc<Instance>,
     /// `waitUntil` promises not settled yet.
     waiting: Cell<u32>,
+    /// An empty list with room, to be exchanged for the one with answers.
+    answers: RefCell<Vec<Answer>>,
+    /// Since when it has had nothing to do.
+    idle_since: Cell<Option<Instant>>,
+    soft_limits: SoftLimitEvents,
 }
 
 impl OpHost for Link {
     fn services(&self) -> &Arc<dyn HostServices> {
+        // A host call may block this thread for long.
+        self.deliver();
         &self.workload.host.services
     }
+    fn limits(&self) -> &Limits {
+        &self.workload.spec.limits
+    }
+    fn limit_hit(&self, hit: LimitHit) {
+        self.soft_limits.hit(hit, &*self.workload.host.events);
+    }
+    fn log_open(&self) -> bool {
+        let allowed = u64::from(self.limits().log_lines);
+        match self.workload.logs.open() {
+            Ok(()) => true,
+            Err(dropped) => {
+                self.limit_hit(LimitHit {
+                    limit: Limit::LogLines,
+                    allowed,
+                    measured: allowed + dropped,
+                });
+                false
+            }
+        }
+    }
     fn log(&self, line: LogLine) {
-        self.workload.host.logs.log(line);
+        self.workload.logs.write(line);
     }
     fn deadline(&self) -> Instant {
         self.instance.entry_deadline()
@@ -128,67 +179,86 @@ impl OpHost for Link {
 /// The instance was terminated: its isolate must not run again.
 struct Lost;
 
+/// Whether an instance has anything left to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Served {
+    /// It waits for calls, host calls or timers.
+    Waiting,
+    /// It waits for calls only.
+    Idle,
+    /// It is to end.
+    Done,
+}
+
 impl Link {
     /// Runs JavaScript under the watchdog's eyes.
-    fn run<T>(&self, deadline: Instant, code: impl FnOnce() -> T) -> Result<T, Lost> {
-        self.workload.enter(&self.instance, deadline);
+    fn run<T>(&self, deadline: Instant, startup: bool, code: impl FnOnce() -> T) -> Result<T, Lost> {
+        self.workload.enter(&self.instance, deadline, startup);
         let value = code();
         if self.instance.leave() { Ok(value) } else { Err(Lost) }
     }
 
     fn poll(&self, isolate: &mut Isolate, cx: &mut Context<'_>) -> Result<Poll<Result<(), InvokeError>>, Lost> {
-        self.run(Instant::now() + self.workload.wall_time(), || isolate.poll(cx))
+        let deadline = Instant::now() + self.workload.limits().wall_time;
+        self.run(deadline, false, || isolate.poll(cx))
     }
 
+    /// Gives the answers that have gathered to their callers.
+    fn deliver(&self) {
+        let mut answers = self.instance.take_answers(self.answers.take());
+        deliver(&mut answers);
+        self.answers.replace(answers);
+    }
+
+    // ---- loading ----
+
     async fn load(self: &Rc<Self>, isolate: &mut Isolate) -> Result<(), LoadError> {
-        let deadline = Instant::now() + self.workload.wall_time();
-        let lost = |_| LoadError::Timeout(self.workload.wall_time());
+        let wall_time = self.workload.limits().wall_time;
+        let deadline = Instant::now() + wall_time;
         let host: Rc<dyn OpHost> = Rc::<Self>::clone(self);
         isolate.assign(host, &self.workload.spec)?;
-        let source = &self.workload.source;
-        match self.run(deadline, || isolate.load_script(source)).map_err(lost)? {
-            Ok(()) => Ok(()),
-            Err(ScriptError::Failed(error)) => Err(error),
-            Err(ScriptError::Terminated) => Err(lost(Lost)),
-            Err(ScriptError::IsModule) => {
-                let id = isolate.load_module(source).await?;
-                let evaluation = pin!(
-                    self.run(deadline, || isolate.evaluate_module(id, source))
-                        .map_err(lost)?
-                );
-                let evaluated = self.finish_evaluation(isolate, evaluation, deadline);
-                tokio::time::timeout_at(deadline.into(), evaluated)
+        let (source, cache) = (&self.workload.source, self.workload.code_cache());
+        let begun = self.run(deadline, true, || isolate.load(source, cache));
+        match begun.unwrap_or(Err(LoadFailure::Terminated)) {
+            Ok(Loaded::Ready) => Ok(()),
+            Ok(Loaded::Awaiting) => {
+                let ended = self.finish_top_level(isolate, deadline);
+                tokio::time::timeout_at(deadline.into(), ended)
                     .await
-                    .map_err(|_| lost(Lost))??;
-                isolate.take_default_export(id)
+                    .map_err(|_| LoadError::Timeout(wall_time))?
             }
+            Err(failure) => Err(self.load_error(failure)),
+        }
+    }
+
+    fn load_error(&self, failure: LoadFailure) -> LoadError {
+        match failure {
+            LoadFailure::Error(error) => error,
+            LoadFailure::Terminated => self.load_limit(),
+        }
+    }
+
+    /// Why the top level was terminated.
+    fn load_limit(&self) -> LoadError {
+        match self.instance.hit() {
+            Some(hit) if hit.limit != Limit::WallTime => LoadError::Limit(hit),
+            _ => LoadError::Timeout(self.workload.limits().wall_time),
         }
     }
 
     /// Polls the isolate until the module's top level has ended.
-    async fn finish_evaluation(
-        &self,
-        isolate: &mut Isolate,
-        mut evaluation: Pin<&mut impl Future<Output = Result<(), LoadError>>>,
-        deadline: Instant,
-    ) -> Result<(), LoadError> {
-        let stalled = || {
-            let text = "the module awaits a promise at its top level that nothing can settle";
-            LoadError::Threw(text.into())
-        };
+    async fn finish_top_level(&self, isolate: &mut Isolate, deadline: Instant) -> Result<(), LoadError> {
         poll_fn(|cx| {
-            if let Poll::Ready(result) = evaluation.as_mut().poll(cx) {
-                return Poll::Ready(result);
-            }
-            let polled = match self.run(deadline, || isolate.poll(cx)) {
-                Ok(polled) => polled,
-                Err(Lost) => return Poll::Ready(Err(LoadError::Timeout(self.workload.wall_time()))),
-            };
-            match (evaluation.as_mut().poll(cx), polled) {
-                (Poll::Ready(result), _) => Poll::Ready(result),
-                (Poll::Pending, Poll::Pending) => Poll::Pending,
-                (Poll::Pending, Poll::Ready(Ok(()))) => Poll::Ready(Err(stalled())),
-                (Poll::Pending, Poll::Ready(Err(error))) => {
+            let polled = self.run(deadline, true, || {
+                let polled = isolate.poll(cx);
+                (isolate.top_level(&self.workload.source), polled)
+            });
+            match polled {
+                Err(Lost) => Poll::Ready(Err(self.load_limit())),
+                Ok((Poll::Ready(result), _)) => Poll::Ready(result.map_err(|failure| self.load_error(failure))),
+                Ok((Poll::Pending, Poll::Pending)) => Poll::Pending,
+                Ok((Poll::Pending, Poll::Ready(Ok(())))) => Poll::Ready(Err(isolate.stalled(&self.workload.source))),
+                Ok((Poll::Pending, Poll::Ready(Err(error)))) => {
                     Poll::Ready(Err(LoadError::Threw(error.stack.unwrap_or(error.message))))
                 }
             }
@@ -196,25 +266,66 @@ impl Link {
         .await
     }
 
-    /// Runs everything that can run. `Ready` when the instance has ended.
-    fn serve(&self, isolate: &mut Isolate, cx: &mut Context<'_>) -> Poll<()> {
-        self.instance.waker.register(cx.waker());
-        match self.serve_batch(isolate, cx) {
-            Ok(poll) => poll,
-            Err(Lost) => Poll::Ready(()),
-        }
+    // ---- serving ----
+
+    async fn serve_until_done(&self, isolate: &mut Isolate) {
+        let linger = self.workload.limits().hibernate_after;
+        let mut nap = pin!(sleep(linger));
+        let mut first = true;
+        poll_fn(|cx| {
+            self.instance.waker.register(cx.waker());
+            let served = self.serve(isolate, cx).unwrap_or(Served::Done);
+            self.deliver();
+            if std::mem::take(&mut first) {
+                // Not before: whoever waited for this instance should not have to share the processor.
+                self.workload.engine().refill();
+            }
+            if served != Served::Done && isolate.has_served() {
+                // After the answers, so that nobody waits for it who has called already.
+                isolate.keep_code(&self.workload.source, self.workload.code_cache());
+            }
+            match served {
+                Served::Done => return Poll::Ready(()),
+                Served::Waiting => {
+                    self.instance.set_last_used(u64::MAX);
+                    return Poll::Pending;
+                }
+                Served::Idle => {}
+            }
+            let since = self.idle_since.get().unwrap_or_else(Instant::now);
+            self.idle_since.set(Some(since));
+            self.instance.set_last_used(self.workload.engine().milliseconds(since));
+            if self.may_sleep(since, linger, nap.as_mut(), cx) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
     }
 
-    fn serve_batch(&self, isolate: &mut Isolate, cx: &mut Context<'_>) -> Result<Poll<()>, Lost> {
+    /// Whether an instance that has been idle for so long hibernates now. If not, the timer wakes it when it is time.
+    fn may_sleep(&self, since: Instant, linger: Duration, mut nap: Pin<&mut Sleep>, cx: &mut Context<'_>) -> bool {
+        let until = since + linger;
+        if self.instance.is_evicted() || Instant::now() >= until {
+            return self.workload.hibernate(&self.instance);
+        }
+        if nap.as_mut().poll(cx).is_ready() {
+            nap.as_mut().reset(until.into());
+            _ = nap.as_mut().poll(cx);
+        }
+        false
+    }
+
+    /// Runs everything that can run.
+    fn serve(&self, isolate: &mut Isolate, cx: &mut Context<'_>) -> Result<Served, Lost> {
         loop {
             for key in self.instance.take_timed_out() {
-                let deadline = Instant::now() + self.workload.wall_time();
-                self.run(deadline, || isolate.abort(key, "the invocation's time is up"))?;
+                let deadline = Instant::now() + self.workload.limits().wall_time;
+                self.run(deadline, false, || isolate.abort(key, "the invocation's time is up"))?;
             }
-            while let Some(Begun { key, trigger, deadline }) = self.workload.take(&self.instance) {
-                self.run(deadline, || isolate.call(key, deadline, &trigger))?;
-            }
-            let idle = match self.poll(isolate, cx)? {
+            let full = self.serve_calls(isolate)?;
+            let quiet = match self.poll(isolate, cx)? {
                 Poll::Pending => false,
                 Poll::Ready(Ok(())) => true,
                 Poll::Ready(Err(error)) => {
@@ -222,16 +333,44 @@ impl Link {
                     continue;
                 }
             };
-            if idle {
+            if quiet {
                 self.fail_stalled();
+                isolate.forget_awaited();
             }
-            let drained = self.instance.in_flight() == 0 && (idle || self.waiting.get() == 0);
-            if drained && self.workload.is_done_with(&self.instance) {
-                return Ok(Poll::Ready(()));
+            let in_flight = self.instance.in_flight();
+            if full && in_flight < self.workload.limits().concurrency.max(1) as usize {
+                // A promise settled by the poll has made room for a call that waits.
+                continue;
             }
-            // A promise settled by the poll may have made room for a call that waits.
-            if !self.workload.has_call_for(&self.instance) {
-                return Ok(Poll::Pending);
+            let idle = in_flight == 0 && (quiet || self.waiting.get() == 0);
+            return Ok(match idle {
+                true if self.workload.is_done_with(&self.instance) => Served::Done,
+                true => Served::Idle,
+                false => Served::Waiting,
+            });
+        }
+    }
+
+    /// Begins all calls that wait, as many as may be in flight. Returns whether more wait than may be.
+    fn serve_calls(&self, isolate: &mut Isolate) -> Result<bool, Lost> {
+        let mut since = None;
+        loop {
+            match self.instance.begin_next() {
+                Next::Call(Begun { key, trigger, deadline }) => {
+                    self.idle_since.set(None);
+                    isolate.call(key, deadline, &trigger);
+                    let now = Instant::now();
+                    if now.duration_since(*since.get_or_insert(now)) > ANSWERS_WAIT {
+                        self.deliver();
+                        since = None;
+                    }
+                }
+                Next::Nothing => match self.workload.fetch(&self.instance) {
+                    Fetched::Calls => {}
+                    Fetched::Parked => return Ok(false),
+                    Fetched::Full => return Ok(true),
+                },
+                Next::Lost => return Err(Lost),
             }
         }
     }
@@ -239,12 +378,8 @@ impl Link {
     /// Nothing is pending in the isolate, so promises that have not settled never will: better to say so at once than
     /// to let callers wait for the time limit.
     fn fail_stalled(&self) {
-        for replies in self.instance.end_all() {
-            let error = InvokeError::new(
-                ErrorKind::Exception,
-                "the function's promise can never settle: no host call, timer or promise is left that could settle it",
-            );
-            replies.finish(Err(error));
-        }
+        let text =
+            "the function's promise can never settle: no host call, timer or promise is left that could settle it";
+        self.instance.finish_all(&InvokeError::new(ErrorKind::Exception, text));
     }
 }

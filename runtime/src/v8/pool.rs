@@ -1,0 +1,68 @@
+//! Blank isolates, made before anybody needs them, each on a thread of its own that waits for a function.
+
+use std::collections::VecDeque;
+use std::io;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::V8Config;
+use super::platform;
+use super::thread::{self, Assignment};
+use crate::engine::LoadError;
+
+type Blank = oneshot::Sender<Assignment>;
+
+/// The blank isolates of an engine. Dropping it ends their threads.
+pub(super) struct Pool {
+    config: V8Config,
+    /// The oldest first, which is the most likely to be ready.
+    blanks: Mutex<VecDeque<Blank>>,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub(super) fn new(config: V8Config) -> Self {
+        Self {
+            config,
+            blanks: Mutex::default(),
+        }
+    }
+
+    pub(super) fn config(&self) -> &V8Config {
+        &self.config
+    }
+
+    /// Makes blank isolates until there are as many as there should be.
+    pub(super) fn refill(&self) -> io::Result<()> {
+        while self.blanks.lock().len() < self.config.pool_size {
+            let blank = self.spawn()?;
+            self.blanks.lock().push_back(blank);
+        }
+        Ok(())
+    }
+
+    /// Gives the function to a blank isolate, or to a new one when none is there.
+    pub(super) fn assign(&self, assignment: Assignment) -> Result<(), (Assignment, LoadError)> {
+        let pooled = self.blanks.lock().pop_front();
+        let blank = match pooled {
+            Some(blank) => blank,
+            None => match self.spawn() {
+                Ok(blank) => blank,
+                Err(error) => return Err((assignment, LoadError::Engine(error.to_string()))),
+            },
+        };
+        blank.send(assignment).map_err(|assignment| {
+            let error = LoadError::Engine("a blank isolate's thread had ended".into());
+            (assignment, error)
+        })
+    }
+
+    /// Starts a thread that makes a blank isolate and waits for a function.
+    fn spawn(&self) -> io::Result<Blank> {
+        let (sender, receiver) = oneshot::channel();
+        let heap_bytes = usize::try_from(self.config.heap_bytes).unwrap_or(usize::MAX);
+        platform::spawn_isolate_thread("isolate".into(), Box::new(move || thread::run(heap_bytes, receiver)))?;
+        Ok(sender)
+    }
+}
