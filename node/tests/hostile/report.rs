@@ -1,6 +1,6 @@
-//! What was measured, as a table.
+//! What was measured: a line for each attack, and a table for the record.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::time::Duration;
@@ -29,17 +29,46 @@ pub struct Row {
     pub calls: Calls,
 }
 
-/// The table of a suite, in Markdown.
-pub fn table(suite: &str, idle: &Calls, rows: &[Row]) -> String {
-    let ms = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1000.0);
-    let (p50, p99) = (idle.percentile(50), idle.percentile(99));
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let calls = &self.calls;
+        write!(
+            f,
+            "{}: {} after {} ms, agent {:?}{}; victims: {} calls, {} errors, p99 {} ms",
+            self.title,
+            self.answer,
+            ms(self.took),
+            self.fate,
+            self.replaced.map_or_else(String::new, |time| format!(" (replaced after {} ms)", ms(time))),
+            calls.count(),
+            calls.errors.len(),
+            ms(calls.percentile(99)),
+        )
+    }
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.1}", time.as_secs_f64() * 1000.0)
+}
+
+/// A line about one attack, as it ends.
+#[allow(clippy::print_stderr, reason = "the progress of a test run")]
+pub fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+/// Prints what was measured, and appends it as a Markdown table to the file that the environment names.
+pub fn publish(suite: &str, idle: &Calls, rows: &[Row]) {
+    let p99 = idle.percentile(99);
+    say(&format!("{suite}: {} attacks; victims undisturbed: p99 {} ms", rows.len(), ms(p99)));
+    let Some(path) = std::env::var_os(FILE) else { return };
     let mut table = format!(
-        "\n## Hostile functions, {suite}: victims' p50 {} ms, p99 {} ms undisturbed ({} calls)\n\n\
+        "\n### Hostile functions, {suite}\n\nVictims undisturbed: {} calls, p50 {} ms, p99 {} ms.\n\n\
          | attack | answer | limit | answered, ms | agent | replaced, ms | victims' calls | errors | p50, ms | p99, ms | p99 / idle p99 |\n\
          |---|---|---|---|---|---|---|---|---|---|---|\n",
-        ms(p50),
-        ms(p99),
         idle.count(),
+        ms(idle.percentile(50)),
+        ms(p99),
     );
     for row in rows {
         let calls = &row.calls;
@@ -59,15 +88,6 @@ pub fn table(suite: &str, idle: &Calls, rows: &[Row]) -> String {
             calls.percentile(99).as_secs_f64() / p99.as_secs_f64().max(f64::EPSILON),
         );
     }
-    table
-}
-
-/// Prints a table, and appends it to the file that the environment names.
-#[allow(clippy::print_stderr, reason = "the figures of a test run")]
-pub fn publish(table: &str) {
-    eprintln!("{table}");
-    if let Some(path) = std::env::var_os(FILE) {
-        let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
-        file.write_all(table.as_bytes()).unwrap();
-    }
+    let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+    file.write_all(table.as_bytes()).unwrap();
 }

@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 use crate::attack::{Attack, call, source_of};
 use crate::bench::Bench;
 use crate::host::{fixture, host, spec};
-use crate::report::{publish, table};
+use crate::report::{publish, say};
 
 /// Beginning of the names of the attacks to run, for those who look into one.
 const ONLY: &str = "NEX_HOSTILE_ONLY";
@@ -46,16 +46,21 @@ pub async fn run(suite: &str, agents: Agents, files: &[&'static str]) {
                 continue;
             }
             match attack.run(&mut bench).await {
-                Ok(row) => rows.push(row),
+                Ok(row) => {
+                    say(&row.to_string());
+                    rows.push(row);
+                }
                 Err(error) => {
-                    failures.push(format!("{}: {error:#}", attack.title()));
+                    let failure = format!("{}: {error:#}", attack.title());
+                    say(&failure);
+                    failures.push(failure);
                     // The next attack gets a bench in order.
                     bench = Bench::start(agents).await.unwrap();
                 }
             }
         }
     }
-    publish(&table(suite, &bench.idle, &rows));
+    publish(suite, &bench.idle, &rows);
     assert!(failures.is_empty(), "{} attacks:\n{}", failures.len(), failures.join("\n"));
     bench.pool.shutdown().await;
 }
