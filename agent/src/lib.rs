@@ -4,4 +4,3 @@
 pub mod link;
 pub mod process;
 pub mod session;
-pub mod throttle;

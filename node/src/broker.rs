@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 
 use crate::connection::{Auth, Connection, ConnectionError};
 use crate::control::messages::NatsConnection;
+use crate::data_plane;
 use crate::outbound::Outbound;
 use crate::report::Reporter;
 
@@ -51,7 +52,8 @@ impl WorkloadNats {
                 seed: settings.nats_user_seed.clone(),
             };
         }
-        Ok(Self::new(Outbound::new(connection.connect().await?)))
+        let client = data_plane::run(async move { connection.connect().await }).await?;
+        Ok(Self::new(Outbound::new(client)))
     }
 
     /// What the engine is given for a workload with this policy.

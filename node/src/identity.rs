@@ -16,7 +16,7 @@ pub struct Identity {
     xkey: XKey,
     public_xkey: String,
     /// Held for as long as the node lives, so that no second node takes the same identity.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 /// Shows the public keys only.
@@ -106,7 +106,7 @@ impl Identity {
             id: node.public_key(),
             public_xkey: xkey.public_key(),
             xkey,
-            _lock: lock,
+            lock,
         }
     }
 
@@ -153,6 +153,18 @@ fn read_or_create(path: &Path, make: impl FnOnce() -> Option<String>) -> Result<
     file.sync_all().map_err(io)?;
     fs::rename(&draft, path).map_err(io)?;
     Ok(seed)
+}
+
+/// A child that is being started elsewhere in this process has a copy of the descriptor until it runs its program, and
+/// would keep the lock until then.
+impl Drop for Identity {
+    fn drop(&mut self) {
+        if let Some(lock) = &self.lock
+            && let Err(error) = flock(lock, FlockOperation::Unlock)
+        {
+            tracing::debug!(%error, "the lock on the state folder ends with its file");
+        }
+    }
 }
 
 #[cfg(test)]

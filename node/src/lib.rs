@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod control;
+mod data_plane;
 mod duration;
 pub mod environment;
 pub mod events;

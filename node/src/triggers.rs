@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use async_nats::{Client, Message, Subscriber};
 use futures::StreamExt as _;
-use nex_runtime::engine::Function;
+use futures::stream::ReadyChunks;
+use nex_runtime::engine::{Function, Invocation};
 use nex_runtime::host_services::Headers;
 use nex_runtime::invocation::Trigger;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use tracing::Instrument as _;
 
 use self::reply::ReplyTo;
 pub(crate) use self::reply::{ERROR, ERROR_KIND};
+use crate::data_plane;
 use crate::outbound::Outbound;
 use crate::report::Reporter;
 
@@ -29,6 +31,9 @@ const LULL: Duration = Duration::from_millis(20);
 
 /// How long such a pause is waited for. Traffic without one loses what is on its way at the end.
 const LULL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Messages handed to a function at a time.
+const BATCH: usize = 256;
 
 /// The queue group of a function: all nodes that run it share its messages.
 pub(crate) fn queue_group(namespace: &str, name: &str) -> String {
@@ -68,16 +73,16 @@ impl Triggers {
         let client = target.outbound.client();
         for subject in subjects {
             let subscriber = client.queue_subscribe(subject.clone(), queue_group.to_owned()).await?;
-            let subscription = Subscription {
-                subject: subject.as_str().into(),
+            let subscription = Arc::new(Subscription {
+                subject: subject.clone(),
                 target: target.clone(),
                 calls: triggers.calls.clone(),
                 drain: triggers.drain.clone(),
-            };
+            });
             let span = tracing::debug_span!("trigger", subject);
             triggers
                 .subscriptions
-                .spawn(subscription.run(subscriber).instrument(span));
+                .spawn_on(subscription.run(subscriber).instrument(span), &data_plane::handle());
         }
         round_trip(client).await;
         Ok(triggers)
@@ -112,21 +117,22 @@ impl Drop for Triggers {
 
 struct Subscription {
     /// As subscribed, wildcards included.
-    subject: Arc<str>,
+    subject: String,
     target: Arc<Target>,
     calls: TaskTracker,
     drain: CancellationToken,
 }
 
 impl Subscription {
-    async fn run(self, mut messages: Subscriber) {
+    async fn run(self: Arc<Self>, messages: Subscriber) {
+        let mut messages = messages.ready_chunks(BATCH);
         loop {
             tokio::select! {
                 biased;
                 // Before messages, which may never pause.
                 () = self.drain.cancelled() => break,
-                message = messages.next() => match message {
-                    Some(message) => self.dispatch(message),
+                arrived = messages.next() => match arrived {
+                    Some(arrived) => self.dispatch(arrived),
                     None => return,
                 },
             }
@@ -134,20 +140,27 @@ impl Subscription {
         // Whether it came to a pause or not: this is the end.
         _ = tokio::time::timeout(LULL_PATIENCE, self.serve_until_lull(&mut messages)).await;
         // Fails only if the connection is gone, and then no more messages come either.
-        if messages.drain().await.is_ok() {
-            while let Some(message) = messages.next().await {
-                self.dispatch(message);
+        if messages.get_mut().drain().await.is_ok() {
+            while let Some(arrived) = messages.next().await {
+                self.dispatch(arrived);
             }
         }
     }
 
-    async fn serve_until_lull(&self, messages: &mut Subscriber) {
-        while let Ok(Some(message)) = tokio::time::timeout(LULL, messages.next()).await {
-            self.dispatch(message);
+    async fn serve_until_lull(self: &Arc<Self>, messages: &mut ReadyChunks<Subscriber>) {
+        while let Ok(Some(arrived)) = tokio::time::timeout(LULL, messages.next()).await {
+            self.dispatch(arrived);
         }
     }
 
-    fn dispatch(&self, message: Message) {
+    /// Hands over messages that have arrived together.
+    fn dispatch(self: &Arc<Self>, messages: Vec<Message>) {
+        let now = Instant::now();
+        let calls = messages.into_iter().map(|message| self.invocation(message, now));
+        self.target.function.invoke_all(calls.collect());
+    }
+
+    fn invocation(self: &Arc<Self>, message: Message, now: Instant) -> Invocation {
         let reply_to = message.reply;
         let trigger = Trigger {
             subject: message.subject.into_string(),
@@ -155,15 +168,17 @@ impl Subscription {
             headers: message.headers.as_ref().map(headers).unwrap_or_default(),
             payload: message.payload,
         };
-        let sink = ReplyTo {
+        let replies = ReplyTo {
             reply_to,
-            subject: self.subject.clone(),
-            target: self.target.clone(),
-            started: Instant::now(),
+            subscription: self.clone(),
+            started: now,
             finished: false,
             _call: self.calls.token(),
         };
-        self.target.function.invoke(trigger, Box::new(sink));
+        Invocation {
+            trigger,
+            replies: Box::new(replies),
+        }
     }
 }
 

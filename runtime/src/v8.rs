@@ -8,17 +8,26 @@
 //!
 //! [`EngineEvent::Condemned`]: crate::engine::EngineEvent::Condemned
 
+mod buffers;
 mod call;
+mod code_cache;
 mod convert;
+mod fatal;
 mod function;
+mod heap;
+mod host_calls;
 mod instance;
 mod isolate;
 mod loader;
 mod ops;
+mod pages;
 mod platform;
 mod pool;
 mod pressure;
+mod rejections;
 mod residents;
+mod soft_limits;
+mod stack_trace;
 mod thread;
 mod thread_id;
 mod watchdog;
@@ -32,6 +41,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use self::code_cache::CodeCache;
+pub use self::code_cache::CodeCacheStats;
 use self::function::{Report, V8Function, Workload};
 use self::pool::Pool;
 use self::residents::Residents;
@@ -84,6 +95,7 @@ pub struct V8Engine {
 struct Shared {
     pool: Pool,
     residents: Residents,
+    code_cache: CodeCache,
     watchdog: Watchdog,
     /// Processors of this machine.
     processors: usize,
@@ -106,6 +118,7 @@ impl V8Engine {
         let shared = Arc::new(Shared {
             watchdog: Watchdog::start()?,
             residents: Residents::default(),
+            code_cache: CodeCache::new(config.code_cache_bytes, isolate::STARTUP_SNAPSHOT),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             max_instances: config.max_instances.max(1),
             started: Instant::now(),
@@ -116,6 +129,12 @@ impl V8Engine {
             pressure::watch(Arc::downgrade(&shared), high)?;
         }
         Ok(Self { shared })
+    }
+
+    /// What is kept of compiled code, and how often it served.
+    #[must_use]
+    pub fn code_cache_stats(&self) -> CodeCacheStats {
+        self.shared.code_cache.stats()
     }
 }
 

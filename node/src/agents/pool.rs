@@ -20,6 +20,7 @@ use super::config::AgentPoolConfig;
 use super::error::{AgentError, Fault};
 use super::report::{AgentEvent, AgentInfo};
 use super::{incoming, process, supervisor};
+use crate::data_plane;
 
 /// What the tasks of a pool share.
 #[derive(Debug)]
@@ -165,7 +166,8 @@ impl Pool {
             pid: agent.pid,
             version: agent.version.clone(),
         });
-        self.spawn(incoming::read(self.clone(), agent.clone(), started.reader));
+        let read = incoming::read(self.clone(), agent.clone(), started.reader);
+        self.tasks.spawn_on(read, &data_plane::handle());
         self.spawn(supervisor::supervise(
             self.clone(),
             agent,

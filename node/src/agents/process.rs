@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::config::AgentPoolConfig;
 use super::error::{AgentError, describe};
+use crate::data_plane;
 
 /// A running agent that has shaken hands.
 #[derive(Debug)]
@@ -33,7 +34,10 @@ pub(super) async fn start(config: &AgentPoolConfig, id: &str) -> Result<Started,
     let spawn_error = |error| AgentError::spawn(&config.agent_bin, &error);
     let (ours, theirs) = StdUnixStream::pair().map_err(spawn_error)?;
     ours.set_nonblocking(true).map_err(spawn_error)?;
-    let (read, write) = UnixStream::from_std(ours).map_err(spawn_error)?.into_split();
+    let (read, write) = {
+        let _data_plane = data_plane::handle().enter();
+        UnixStream::from_std(ours).map_err(spawn_error)?.into_split()
+    };
     // The command is dropped with this statement, and the node's copy of the agent's end with it.
     let mut child = Command::new(&config.agent_bin)
         .args(&config.agent_args)
@@ -54,7 +58,7 @@ pub(super) async fn start(config: &AgentPoolConfig, id: &str) -> Result<Started,
     let mut reader = LinkReader::new(read);
     let (outbox, write) = Outbox::new(write);
     // Its failure shows as the end of the reading half.
-    tokio::spawn(write.run());
+    data_plane::handle().spawn(write.run());
     let hello = tokio::time::timeout(config.start_timeout, reader.next()).await;
     let hello = match hello {
         Ok(Ok(Some(AgentToNode::Hello(hello)))) => hello,

@@ -9,6 +9,15 @@ use rand::{RngExt as _, SeedableRng as _};
 /// Bytes of the smallest body.
 pub const MIN_BYTES: usize = 512;
 
+/// How a function is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A script, whose last value is the function.
+    Script,
+    /// A module, whose default export is the function.
+    Module,
+}
+
 /// The beginning: what bundlers leave at the top.
 const HEAD: &str = "\
 const modules = new Map();
@@ -16,7 +25,14 @@ const define = (name, module) => void modules.set(name, Object.freeze(module));
 ";
 
 /// The end: one module in eight has a part in a call, and the reply is the message.
-const TAIL: &str = "\
+const SCRIPT_TAIL: &str = "\
+const used = [...modules.values()].filter((_, index) => index % 8 === 0);
+(subject, payload) => {
+  for (const module of used) module.accepts(payload.length);
+  return payload;
+};
+";
+const MODULE_TAIL: &str = "\
 const used = [...modules.values()].filter((_, index) => index % 8 === 0);
 export default (msg) => {
   for (const module of used) module.accepts(msg.data.length);
@@ -33,13 +49,17 @@ const WORDS: [&str; 16] = [
     "priority", "weight", "source", "target", "retries",
 ];
 
-/// A function in module form that replies with the payload of its message, of exactly so many bytes, at least
-/// [`MIN_BYTES`]. Bodies with different numbers are different code.
+/// A function that replies with the payload of its message, of exactly so many bytes, at least [`MIN_BYTES`]. Bodies with
+/// different numbers are different code.
 #[must_use]
-pub fn echo(bytes: usize, number: u64) -> String {
+pub fn echo(form: Form, bytes: usize, number: u64) -> String {
+    let tail = match form {
+        Form::Script => SCRIPT_TAIL,
+        Form::Module => MODULE_TAIL,
+    };
     let mut random = StdRng::seed_from_u64(number);
     let mut source = format!("// Function {number} of a benchmark.\n{HEAD}");
-    let end = bytes.max(MIN_BYTES) - TAIL.len();
+    let end = bytes.max(MIN_BYTES) - tail.len();
     for index in 0.. {
         let module = module(index, &mut random);
         if source.len() + module.len() > end {
@@ -48,7 +68,7 @@ pub fn echo(bytes: usize, number: u64) -> String {
         source.push_str(&module);
     }
     fill(&mut source, end);
-    source.push_str(TAIL);
+    source.push_str(tail);
     source
 }
 
@@ -145,8 +165,12 @@ mod tests {
     #[tokio::test]
     async fn bodies_have_the_size_and_echo() {
         let harness = Harness::new().unwrap();
-        for bytes in [MIN_BYTES, 1 << 10, (1 << 10) + 1, (1 << 10) + 2, 50 << 10, 300 << 10] {
-            let body = echo(bytes, 7);
+        let sizes = [MIN_BYTES, 1 << 10, (1 << 10) + 1, (1 << 10) + 2, 50 << 10, 300 << 10];
+        for (form, bytes) in [Form::Script, Form::Module]
+            .into_iter()
+            .flat_map(|form| sizes.map(|bytes| (form, bytes)))
+        {
+            let body = echo(form, bytes, 7);
             assert_eq!(body.len(), bytes);
             let function = harness.load(body.clone()).await.unwrap();
             assert_eq!(function.call("s", "hello").await.unwrap().body, "hello", "{bytes}");
@@ -157,8 +181,9 @@ mod tests {
 
     #[test]
     fn bodies_are_the_same_every_time_and_unlike_each_other() {
-        assert_eq!(echo(10_000, 1), echo(10_000, 1));
-        let [one, two] = [1, 2].map(|number| echo(10_000, number));
+        let echo = |number| echo(Form::Module, 10_000, number);
+        assert_eq!(echo(1), echo(1));
+        let [one, two] = [1, 2].map(echo);
         let same = one.lines().filter(|line| two.contains(line)).count();
         assert!(same < one.lines().count() * 9 / 10, "{same} lines are the same");
         assert!(one.matches("class ").count() > 3);

@@ -24,6 +24,7 @@ use super::{keys, output};
 use crate::agents::{AgentEvent, AgentPool, AgentPoolConfig, find_agent_bin};
 use crate::config::NodeConfig;
 use crate::connection::Connection;
+use crate::data_plane;
 use crate::events::Events;
 use crate::identity::IdentityError;
 use crate::node::{Node, NodeError};
@@ -101,7 +102,8 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<(), Failure> {
         Some(server) => server.connection()?,
         None => global.connection()?,
     };
-    let client = connection.connect().await?;
+    let wanted = connection.clone();
+    let client = data_plane::run(async move { wanted.connect().await }).await?;
     let muscle = Muscle::start(global, &config, args.unsafe_in_process).await?;
     let node = start(config, &args, client.clone(), muscle.engine()).await?;
     muscle.report_to(node.events());

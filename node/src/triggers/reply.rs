@@ -10,7 +10,7 @@ use nex_runtime::host_services::Headers;
 use nex_runtime::invocation::{ErrorKind, InvokeError, Reply, ReplySink};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::Target;
+use super::Subscription;
 use crate::outbound::wire_len;
 
 /// Longest error text in a header, in bytes.
@@ -28,9 +28,7 @@ pub(crate) const ERROR_NAME: &str = "Nex-Error-Name";
 /// Where the answer of one call goes, and who hears of it.
 pub(super) struct ReplyTo {
     pub(super) reply_to: Option<Subject>,
-    /// Trigger subject, as subscribed.
-    pub(super) subject: Arc<str>,
-    pub(super) target: Arc<Target>,
+    pub(super) subscription: Arc<Subscription>,
     pub(super) started: Instant,
     pub(super) finished: bool,
     /// Counts the call as unanswered.
@@ -65,13 +63,14 @@ impl Drop for ReplyTo {
 impl ReplyTo {
     fn conclude(&mut self, outcome: Result<Reply, InvokeError>) {
         self.finished = true;
-        let reporter = self.target.reporter.clone();
         let elapsed = self.started.elapsed();
-        match outcome.and_then(|reply| self.send(reply)) {
-            Ok(()) => reporter.succeeded(&self.subject, elapsed),
+        let sent = outcome.and_then(|reply| self.send(reply));
+        let Subscription { subject, target, .. } = &*self.subscription;
+        match sent {
+            Ok(()) => target.reporter.succeeded(subject, elapsed),
             Err(error) => {
                 self.fail(&error);
-                reporter.failed(&self.subject, elapsed, &error);
+                target.reporter.failed(subject, elapsed, &error);
             }
         }
     }
@@ -82,7 +81,8 @@ impl ReplyTo {
             return Ok(());
         };
         let headers = header_map(&reply.headers)?;
-        let limit = self.target.outbound.client().max_payload();
+        let outbound = &self.subscription.target.outbound;
+        let limit = outbound.client().max_payload();
         let len = wire_len(headers.as_ref(), &reply.body);
         if len > limit {
             return Err(InvokeError::new(
@@ -90,15 +90,14 @@ impl ReplyTo {
                 format!("the reply has {len} bytes with its headers, the server takes {limit}"),
             ));
         }
-        self.target.outbound.send(reply_to.clone(), headers, reply.body);
+        outbound.send(reply_to.clone(), headers, reply.body);
         Ok(())
     }
 
     fn fail(&self, error: &InvokeError) {
         if let Some(reply_to) = &self.reply_to {
-            self.target
-                .outbound
-                .send(reply_to.clone(), Some(error_headers(error)), Bytes::new());
+            let outbound = &self.subscription.target.outbound;
+            outbound.send(reply_to.clone(), Some(error_headers(error)), Bytes::new());
         }
     }
 }

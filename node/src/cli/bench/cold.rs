@@ -12,8 +12,9 @@ use super::in_process::InProcess;
 use super::on_node::OnNode;
 use super::report::{Benchmark, QUANTILES, Variant};
 use super::stage::{Stage, Treatment};
+use crate::bench::body::{self, Form};
 use crate::bench::load::Tally;
-use crate::bench::{Generator, Payload, body};
+use crate::bench::{Generator, Payload};
 
 /// Between two calls: for the pool to be filled again, and for the machine to come to rest.
 const PAUSE: Duration = Duration::from_millis(25);
@@ -21,8 +22,6 @@ const PAUSE: Duration = Duration::from_millis(25);
 const HIBERNATE_AFTER: Duration = Duration::from_millis(20);
 /// The same for those on a node, which must live until their deployment has been answered.
 const HIBERNATE_AFTER_ON_NODE: Duration = Duration::from_millis(500);
-/// Part of the functions that is called once without being measured.
-const WARM_UP: usize = 5;
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -123,8 +122,8 @@ impl Cold {
             title: "Cold start".to_owned(),
             definition: String::new(),
             excluded: format!(
-                "deploying the functions; one unmeasured call to one in {WARM_UP} of them; the {PAUSE:?} between calls, in \
-                 which the pool is filled again; starting an agent"
+                "deploying the functions; one unmeasured call to each of them, after which the engine has taken its code for \
+                 the code cache; the {PAUSE:?} between calls, in which the pool is filled again; starting an agent"
             ),
             variants: Vec::new(),
         }
@@ -155,7 +154,7 @@ impl Body {
 
     fn source(self, context: &Context, number: u64) -> Bytes {
         match self {
-            Self::Generated(bytes) => body::echo(bytes, number).into(),
+            Self::Generated(bytes) => body::echo(Form::Module, bytes, number).into(),
             Self::Own => context.function(number),
         }
     }
@@ -192,10 +191,8 @@ impl<S: Stage> Runner<S> {
         if matches!(body, Body::Generated(_)) {
             generator.set_payload(Payload::echo(context.payload.size()));
         }
-        stage.asleep(&functions, after).await?;
-        for to in (0..functions.len()).step_by(WARM_UP) {
-            sleep(PAUSE).await;
-            // A failure shows again where it counts.
+        // The engine keeps the code of functions that have been called. A failure shows again where it counts.
+        for to in 0..functions.len() {
             _ = generator.call(to).await?;
         }
         context.progress.step();

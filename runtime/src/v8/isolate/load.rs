@@ -1,166 +1,290 @@
 //! Loading a function into an isolate: as a classic script, or as a module when its syntax says so.
+//!
+//! Modules do not go through deno_core's module map. A function imports nothing, so there is nothing to map, and the map
+//! does not give out the compiled module, without which there is no code cache.
 
-use deno_core::error::{CoreError, CoreErrorKind, JsError};
+use std::task::Poll;
+
+use deno_core::error::JsError;
 use deno_core::v8;
 
-use super::{Handler, Isolate, property};
+use super::code::{Code, Compilation, Compiled};
+use super::{Handler, Isolate, import_meta, property};
 use crate::engine::LoadError;
-use crate::v8::loader::SourceFile;
+use crate::v8::code_cache::CodeCache;
+use crate::v8::loader::{SourceFile, refusal};
+
+/// How far a function has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::v8) enum Loaded {
+    /// It can be called.
+    Ready,
+    /// Its top level awaits something; [`Isolate::top_level`] says when it has ended.
+    Awaiting,
+}
+
+/// Why a function was not loaded.
+pub(in crate::v8) enum LoadFailure {
+    /// Its code was terminated.
+    Terminated,
+    /// Its own fault.
+    Error(LoadError),
+}
+
+impl From<LoadError> for LoadFailure {
+    fn from(error: LoadError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// A module whose top level has begun.
+pub(super) struct Evaluation {
+    module: v8::Global<v8::Module>,
+    promise: v8::Global<v8::Promise>,
+}
+
+/// A scope that catches what the function throws.
+pub(super) type TryCatch<'t, 'c, 's, 'i> = v8::PinnedRef<'t, v8::TryCatch<'c, 's, v8::HandleScope<'i>>>;
 
 impl Isolate {
-    /// Runs the source as a classic script.
-    ///
-    /// # Errors
-    /// [`ScriptError::IsModule`] when it can only be a module.
-    pub(in crate::v8) fn load_script(&mut self, file: &SourceFile) -> Result<(), ScriptError> {
-        deno_core::scope!(scope, self.js);
-        v8::tc_scope!(let scope, scope);
-        let too_long = || LoadError::InvalidArtifact("the source is too long for V8".into());
-        let source =
-            v8::String::new_from_utf8(scope, file.code.as_bytes(), v8::NewStringType::Normal).ok_or_else(too_long)?;
-        let name = v8::String::new(scope, file.url.as_str()).ok_or_else(too_long)?;
-        let origin = v8::ScriptOrigin::new(scope, name.into(), 0, 0, false, 0, None, false, false, false, None);
-        let Some(script) = v8::Script::compile(scope, source, Some(&origin)) else {
-            let error = scope
-                .exception()
-                .map(|thrown| *JsError::from_v8_exception(scope, thrown));
-            return Err(match error {
-                Some(error) if is_module_syntax(&error) => ScriptError::IsModule,
-                Some(error) => LoadError::Syntax(describe(&error, file)).into(),
-                None => ScriptError::Terminated,
-            });
-        };
-        let Some(value) = script.run(scope) else {
-            if scope.has_terminated() || scope.is_execution_terminating() {
-                return Err(ScriptError::Terminated);
+    /// Compiles the source, from the cache when it is there, and runs its top level as far as it runs without waiting.
+    pub(in crate::v8) fn load(&mut self, file: &SourceFile, cache: &CodeCache) -> Result<Loaded, LoadFailure> {
+        let mut compilation = Compilation::new(file, cache);
+        self.source = file.code().clone();
+        let evaluation = {
+            deno_core::scope!(scope, self.js);
+            v8::tc_scope!(let scope, scope);
+            let too_long = || LoadError::InvalidArtifact("the source is too long for V8".into());
+            let source = source_string(scope, &self.source, file.is_ascii()).ok_or_else(too_long)?;
+            let name = v8::String::new(scope, file.url.as_str()).ok_or_else(too_long)?;
+            let Some(compiled) = compilation.compile(scope, source, name) else {
+                return Err(failure(scope, file, LoadError::Syntax));
+            };
+            self.code = Some(Code::new(scope, &compiled, compilation.calls()));
+            match compiled {
+                Compiled::Script(script) => {
+                    self.handler = Some(run_script(scope, script, file)?);
+                    return Ok(Loaded::Ready);
+                }
+                Compiled::Module(module) => evaluate(scope, module, file)?,
             }
-            let error = scope
-                .exception()
-                .map(|thrown| *JsError::from_v8_exception(scope, thrown));
-            return Err(error.map_or(ScriptError::Terminated, |error| {
-                LoadError::Threw(describe(&error, file)).into()
-            }));
         };
-        let Ok(function) = v8::Local::<v8::Function>::try_from(value) else {
-            let found = value.type_of(scope).to_rust_string_lossy(scope);
-            return Err(LoadError::NoFunction(format!(
-                "the script's last value is {found}, expected a function (subject, payload) => result; \
-                 a module must have a default export"
-            ))
-            .into());
-        };
-        self.handler = Some(Handler::Classic(v8::Global::new(scope, function)));
-        Ok(())
-    }
-
-    /// Starts loading and evaluating the source as a module; [`take_default_export`](Self::take_default_export)
-    /// follows when [`poll`](Self::poll) and the returned future say that evaluation has ended.
-    pub(in crate::v8) async fn load_module(&mut self, file: &SourceFile) -> Result<deno_core::ModuleId, LoadError> {
-        self.js
-            .load_main_es_module_from_code(&file.url, file.code.clone())
-            .await
-            .map_err(|error| LoadError::Syntax(describe_core(&error, file)))
-    }
-
-    pub(in crate::v8) fn evaluate_module<'f>(
-        &mut self,
-        id: deno_core::ModuleId,
-        file: &'f SourceFile,
-    ) -> impl Future<Output = Result<(), LoadError>> + use<'f> {
-        let evaluation = self.js.mod_evaluate(id);
-        async move {
-            evaluation
-                .await
-                .map_err(|error| LoadError::Threw(describe_core(&error, file)))
+        self.evaluation = Some(evaluation);
+        match self.top_level(file) {
+            Poll::Pending => Ok(Loaded::Awaiting),
+            Poll::Ready(result) => result.map(|()| Loaded::Ready),
         }
     }
 
-    /// Finds the handler of an evaluated module.
-    pub(in crate::v8) fn take_default_export(&mut self, id: deno_core::ModuleId) -> Result<(), LoadError> {
-        let namespace = self
-            .js
-            .get_module_namespace(id)
-            .map_err(|error| LoadError::Engine(error.to_string()))?;
+    /// Whether the top level has ended; nothing but [`poll`](Self::poll) brings it forward.
+    pub(in crate::v8) fn top_level(&mut self, file: &SourceFile) -> Poll<Result<(), LoadFailure>> {
+        let Some(evaluation) = &self.evaluation else {
+            return Poll::Ready(Ok(()));
+        };
         deno_core::scope!(scope, self.js);
         v8::tc_scope!(let scope, scope);
-        let namespace = v8::Local::new(scope, namespace);
-        let default = property(scope, namespace, "default").filter(|value| !value.is_undefined());
-        let Some(default) = default else {
-            return Err(LoadError::NoFunction("the module has no default export".into()));
+        let promise = v8::Local::new(scope, &evaluation.promise);
+        match promise.state() {
+            v8::PromiseState::Pending => return Poll::Pending,
+            v8::PromiseState::Rejected => {
+                let reason = promise.result(scope);
+                let error = JsError::from_v8_exception(scope, reason);
+                return Poll::Ready(Err(LoadError::Threw(describe(&error, file)).into()));
+            }
+            v8::PromiseState::Fulfilled => {}
+        }
+        let module = v8::Local::new(scope, &evaluation.module);
+        self.evaluation = None;
+        let handler = default_export(scope, module);
+        Poll::Ready(handler.map(|handler| self.handler = Some(handler)).map_err(Into::into))
+    }
+
+    /// The error for a top level that awaits while nothing is pending, and where it awaits.
+    pub(in crate::v8) fn stalled(&mut self, file: &SourceFile) -> LoadError {
+        let mut text = "the module's top level awaits a promise that can never settle: \
+                        no host call, timer or promise is left that could settle it"
+            .to_owned();
+        if let Some(evaluation) = &self.evaluation {
+            deno_core::scope!(scope, self.js);
+            let module = v8::Local::new(scope, &evaluation.module);
+            for (_, message) in module.get_stalled_top_level_await_message(scope) {
+                let line = message.get_line_number(scope).and_then(|line| i64::try_from(line).ok());
+                let column = i64::try_from(message.get_start_column() + 1).ok();
+                if let (Some(line), Some(column)) = (line, column) {
+                    push_place(&mut text, file, line, column);
+                }
+            }
+        }
+        LoadError::Threw(text)
+    }
+}
+
+/// Shows a place in the source.
+fn push_place(text: &mut String, file: &SourceFile, line: i64, column: i64) {
+    text.push_str(&file.excerpt(line, column));
+    text.push_str(&format!("\n    at {}:{line}:{column}", file.url));
+}
+
+/// The source for V8. ASCII is not copied.
+fn source_string<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    source: &bytes::Bytes,
+    is_ascii: bool,
+) -> Option<v8::Local<'s, v8::String>> {
+    if !is_ascii {
+        return v8::String::new_from_utf8(scope, source, v8::NewStringType::Normal);
+    }
+    /// The bytes belong to the [`Isolate`].
+    extern "C" fn keep(_: *mut std::ffi::c_char, _: usize) {}
+    // SAFETY: one-byte strings may hold ASCII. V8 only reads the bytes. They live as long as `Isolate::source`, which is
+    // set once, before this, and dropped after the V8 isolate with all its strings.
+    #[allow(unsafe_code, reason = "V8 is to use the source in place")]
+    unsafe {
+        v8::String::new_external_onebyte_raw(scope, source.as_ptr().cast_mut().cast(), source.len(), keep)
+    }
+}
+
+/// Runs a classic script, whose last value is the function.
+fn run_script<'s>(
+    scope: &mut TryCatch<'_, '_, 's, '_>,
+    script: v8::Local<'s, v8::Script>,
+    file: &SourceFile,
+) -> Result<Handler, LoadFailure> {
+    let Some(value) = script.run(scope) else {
+        return Err(failure(scope, file, LoadError::Threw));
+    };
+    let Ok(function) = v8::Local::<v8::Function>::try_from(value) else {
+        let found = value.type_of(scope).to_rust_string_lossy(scope);
+        return Err(LoadError::NoFunction(format!(
+            "the script's last value is {found}, expected a function (subject, payload) => result; \
+             a module must have a default export"
+        ))
+        .into());
+    };
+    Ok(Handler::Classic(v8::Global::new(scope, function)))
+}
+
+/// Begins to run a module's top level.
+fn evaluate<'s>(
+    scope: &mut TryCatch<'_, '_, 's, '_>,
+    module: v8::Local<'s, v8::Module>,
+    file: &SourceFile,
+) -> Result<Evaluation, LoadFailure> {
+    if let Some(error) = refuse_imports(scope, module, file) {
+        return Err(error.into());
+    }
+    import_meta::set_url(scope, &file.url);
+    if module.instantiate_module(scope, resolve_nothing).is_none() {
+        return Err(failure(scope, file, LoadError::Syntax));
+    }
+    let promise = module
+        .evaluate(scope)
+        .and_then(|value| v8::Local::<v8::Promise>::try_from(value).ok());
+    let Some(promise) = promise else {
+        return Err(failure(scope, file, LoadError::Threw));
+    };
+    // Its rejection is reported from here, not as one that nobody handles.
+    promise.mark_as_handled();
+    scope.perform_microtask_checkpoint();
+    if scope.has_terminated() || scope.is_execution_terminating() {
+        return Err(LoadFailure::Terminated);
+    }
+    Ok(Evaluation {
+        module: v8::Global::new(scope, module),
+        promise: v8::Global::new(scope, promise),
+    })
+}
+
+/// Never called: modules with imports do not come so far.
+#[allow(clippy::unnecessary_wraps, reason = "the signature is V8's")]
+pub(super) fn resolve_nothing<'s>(
+    _context: v8::Local<'s, v8::Context>,
+    _specifier: v8::Local<'s, v8::String>,
+    _attributes: v8::Local<'s, v8::FixedArray>,
+    _referrer: v8::Local<'s, v8::Module>,
+) -> Option<v8::Local<'s, v8::Module>> {
+    None
+}
+
+/// The error for the first import of a module, and where it is.
+fn refuse_imports<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    module: v8::Local<'s, v8::Module>,
+    file: &SourceFile,
+) -> Option<LoadError> {
+    let request = module.get_module_requests().get(scope, 0)?;
+    let request = v8::Local::<v8::ModuleRequest>::try_from(request).ok()?;
+    let mut text = refusal(&request.get_specifier().to_rust_string_lossy(scope));
+    let place = module.source_offset_to_location(request.get_source_offset());
+    let (line, column) = (place.get_line_number() + 1, place.get_column_number() + 1);
+    push_place(&mut text, file, line.into(), column.into());
+    Some(LoadError::Syntax(text))
+}
+
+/// Finds the handler of a module whose top level has ended.
+fn default_export<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    module: v8::Local<'s, v8::Module>,
+) -> Result<Handler, LoadError> {
+    let default = v8::Local::<v8::Object>::try_from(module.get_module_namespace())
+        .ok()
+        .and_then(|namespace| property(scope, namespace, "default"))
+        .filter(|value| !value.is_undefined())
+        .ok_or_else(|| LoadError::NoFunction("the module has no default export".into()))?;
+    let (function, receiver) = if let Ok(function) = v8::Local::<v8::Function>::try_from(default) {
+        (function, v8::undefined(scope).into())
+    } else {
+        let method = v8::Local::<v8::Object>::try_from(default)
+            .ok()
+            .and_then(|object| property(scope, object, "message"))
+            .and_then(|method| v8::Local::<v8::Function>::try_from(method).ok());
+        let Some(method) = method else {
+            return Err(LoadError::NoFunction(
+                "the default export is neither a function (msg, env, ctx) => result \
+                 nor an object with a method message(msg, env, ctx)"
+                    .into(),
+            ));
         };
-        let handler = if let Ok(function) = v8::Local::<v8::Function>::try_from(default) {
-            let receiver: v8::Local<'_, v8::Value> = v8::undefined(scope).into();
-            (function, receiver)
-        } else {
-            let method = v8::Local::<v8::Object>::try_from(default)
-                .ok()
-                .and_then(|object| property(scope, object, "message"))
-                .and_then(|method| v8::Local::<v8::Function>::try_from(method).ok());
-            let Some(method) = method else {
-                return Err(LoadError::NoFunction(
-                    "the default export is neither a function (msg, env, ctx) => result \
-                     nor an object with a method message(msg, env, ctx)"
-                        .into(),
-                ));
-            };
-            (method, default)
-        };
-        self.handler = Some(Handler::Module {
-            function: v8::Global::new(scope, handler.0),
-            receiver: v8::Global::new(scope, handler.1),
-        });
-        Ok(())
+        (method, default)
+    };
+    Ok(Handler::Module {
+        function: v8::Global::new(scope, function),
+        receiver: v8::Global::new(scope, receiver),
+    })
+}
+
+/// What V8 has given in place of a value: an exception, or nothing because the code was terminated.
+fn failure(scope: &mut TryCatch<'_, '_, '_, '_>, file: &SourceFile, class: fn(String) -> LoadError) -> LoadFailure {
+    if scope.has_terminated() || scope.is_execution_terminating() {
+        return LoadFailure::Terminated;
     }
+    let Some(thrown) = scope.exception() else {
+        return LoadFailure::Terminated;
+    };
+    let error = JsError::from_v8_exception(scope, thrown);
+    class(describe(&error, file)).into()
 }
 
-/// Why a source did not run as a classic script.
-pub(in crate::v8) enum ScriptError {
-    /// It uses the syntax of modules.
-    IsModule,
-    /// It was terminated.
-    Terminated,
-    /// It does not compile, threw, or gave no function.
-    Failed(LoadError),
-}
-
-impl From<LoadError> for ScriptError {
-    fn from(error: LoadError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-/// Whether a syntax error only says that this is a module; V8's messages for that name the constructs.
-fn is_module_syntax(error: &JsError) -> bool {
-    let message = error.message.as_deref().unwrap_or_default();
-    [
-        "'export'",
-        "import statement",
-        "'import.meta'",
-        "top level bodies of modules",
-    ]
-    .iter()
-    .any(|construct| message.contains(construct))
-}
-
-fn describe_core(error: &CoreError, file: &SourceFile) -> String {
-    match error.as_kind() {
-        CoreErrorKind::Js(error) => describe(error, file),
-        error => error.to_string(),
-    }
-}
-
-/// The error, the line of the source it points at with a mark below the place, and its stack.
+/// The error, the line of the source it points at with a mark below the place, and its stack. deno_core's frames are only
+/// the place where it was thrown: the stack is ours.
 fn describe(error: &JsError, file: &SourceFile) -> String {
     let message = &error.exception_message;
     let mut text = message.strip_prefix("Uncaught ").unwrap_or(message).to_owned();
-    for (index, frame) in error.frames.iter().enumerate() {
-        let (Some(name), Some(line), Some(column)) = (&frame.file_name, frame.line_number, frame.column_number) else {
-            continue;
-        };
-        if index == 0 && name == file.url.as_str() {
+    let stack = error.stack.as_deref().unwrap_or_default();
+    let stack: String = stack
+        .lines()
+        .filter(|line| line.starts_with("    at "))
+        .map(|line| format!("\n{line}"))
+        .collect();
+    if let Some(frame) = error.frames.first()
+        && let (Some(name), Some(line), Some(column)) = (&frame.file_name, frame.line_number, frame.column_number)
+    {
+        if name == file.url.as_str() {
             text.push_str(&file.excerpt(line, column));
         }
-        text.push_str(&format!("\n    at {name}:{line}:{column}"));
+        if stack.is_empty() {
+            text.push_str(&format!("\n    at {name}:{line}:{column}"));
+        }
     }
-    text
+    text + &stack
 }
