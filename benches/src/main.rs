@@ -6,7 +6,6 @@
     reason = "a benchmark reports to standard output, its progress to standard error"
 )]
 
-mod bundle;
 mod contender;
 mod echo;
 mod memory;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use nex_host_services::memory::Memory;
 use nex_host_services::{Config, Policy};
+use nex_node::bench::body::{self, Form};
 use nex_node::bench::stats::{Latencies, median, range};
 use nex_runtime::engine::{Engine, Function, FunctionHost, FunctionSpec, Limits};
 use nex_runtime::invocation::Trigger;
@@ -14,7 +15,6 @@ use nex_runtime::v8::{V8Config, V8Engine};
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::Options;
-use crate::bundle::{self, Form};
 use crate::contender::fixture;
 use crate::report::{self, Table, thousands};
 
@@ -107,7 +107,7 @@ async fn starts_by_size(options: &Options) -> Result<String> {
         (Form::Script, 300_000),
         (Form::Module, 300_000),
     ] {
-        let source = bundle::generate(form, bytes);
+        let source = body::echo(form, bytes, 0);
         let config = |code_cache_bytes| V8Config {
             code_cache_bytes,
             ..V8Config::default()

@@ -130,7 +130,7 @@ fn location(namespace: &str, name: &str) -> Result<Location, Failure> {
 }
 
 /// The nodes that run this type and take new workloads, in random order.
-async fn auction(session: &Session, workload_type: &str) -> Result<Vec<AuctionResponse>, Failure> {
+pub(super) async fn auction(session: &Session, workload_type: &str) -> Result<Vec<AuctionResponse>, Failure> {
     let request = AuctionRequest {
         workload_types: vec![workload_type.to_owned()],
         ..AuctionRequest::default()

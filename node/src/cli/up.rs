@@ -301,7 +301,7 @@ impl Muscle {
 }
 
 /// The signals that ask a process to end.
-struct Signals {
+pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     quit: Signal,
@@ -309,7 +309,7 @@ struct Signals {
 
 impl Signals {
     /// From now on they end nothing by themselves.
-    fn listen() -> Result<Self, Failure> {
+    pub(super) fn listen() -> Result<Self, Failure> {
         let listen = |kind| signal(kind).map_err(Failure::failed);
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
@@ -318,7 +318,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
