@@ -8,12 +8,9 @@
 
 mod contender;
 mod echo;
-mod load;
-mod machine;
 mod native;
 mod report;
 mod runtime;
-mod stats;
 
 use std::fs::OpenOptions;
 use std::io::Write;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use nex_host_services::memory::Memory;
 use nex_host_services::{Config, Policy};
+use nex_node::bench::stats::{Latencies, median, range};
 use nex_runtime::engine::{Engine, Function, FunctionHost, FunctionSpec, Limits};
 use nex_runtime::invocation::Trigger;
 use nex_runtime::v8::{V8Config, V8Engine};
@@ -14,9 +15,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use crate::Options;
 use crate::contender::fixture;
-use crate::machine;
 use crate::report::{self, Table, thousands};
-use crate::stats::{Latencies, median, range};
 
 /// Calls in flight in the throughput measurement.
 const WINDOW: usize = 256;
@@ -51,11 +50,10 @@ async fn load_into(engine: &V8Engine, source: &[u8]) -> Result<Arc<dyn Function>
 
 /// Runs it all and reports in Markdown.
 pub(crate) async fn run(options: &Options) -> Result<String> {
-    let mut facts = machine::describe();
-    facts.push(("Load average before", machine::load_average()));
+    let mut machine = report::machine();
     let body = starts(options).await? + &calls(options).await?;
-    facts.push(("Load average after", machine::load_average()));
-    Ok(report::heading("Engine in process", &facts) + &body)
+    machine.finish();
+    Ok(report::heading("Engine in process", &machine.facts()) + &body)
 }
 
 /// From source to a loaded function, and on to its first reply.

@@ -2,6 +2,7 @@
 
 pub mod agents;
 pub mod artifacts;
+pub mod bench;
 mod broker;
 pub mod claims;
 pub mod cli;

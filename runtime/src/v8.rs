@@ -95,6 +95,12 @@ struct Shared {
     started: Instant,
 }
 
+/// Version of V8, for example `15.0.245.9-rusty`.
+#[must_use]
+pub fn version() -> &'static str {
+    deno_core::v8::VERSION_STRING
+}
+
 impl V8Engine {
     /// Initialises V8, once in a process, and fills the pool.
     ///
