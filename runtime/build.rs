@@ -9,8 +9,14 @@ use std::path::PathBuf;
 
 use deno_core::snapshot::{CreateSnapshotOptions, create_snapshot};
 
+#[path = "src/v8/buffers.rs"]
+mod buffers;
 #[path = "src/v8/convert.rs"]
 mod convert;
+#[path = "src/engine.rs"]
+mod engine;
+#[path = "src/v8/host_calls.rs"]
+mod host_calls;
 #[path = "src/host_services.rs"]
 mod host_services;
 #[path = "src/invocation.rs"]

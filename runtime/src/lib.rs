@@ -4,5 +4,6 @@ pub mod engine;
 pub mod harness;
 pub mod host_services;
 pub mod invocation;
+pub mod log_limit;
 pub mod logs;
 pub mod v8;

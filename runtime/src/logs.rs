@@ -60,3 +60,45 @@ impl LogLevel {
         }
     }
 }
+
+/// The text with its control characters written out, for example `\x1b`: a function must not speak to the terminal of
+/// whoever reads its log, nor turn the text around. Tabs and line breaks stay.
+#[must_use]
+pub fn printable(text: String) -> String {
+    if !text.contains(is_hidden) {
+        return text;
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        match character {
+            hidden if !is_hidden(hidden) => shown.push(hidden),
+            '\r' => shown.push_str("\\r"),
+            '\0'..='\u{ff}' => shown.push_str(&format!("\\x{:02x}", u32::from(character))),
+            _ => shown.push_str(&format!("\\u{{{:x}}}", u32::from(character))),
+        }
+    }
+    shown
+}
+
+/// Control characters, and those that change the direction of writing.
+fn is_hidden(character: char) -> bool {
+    match character {
+        '\t' | '\n' => false,
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        character => character.is_control(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn control_characters_are_written_out() {
+        assert_eq!(printable("\ta\nb \u{e4}".into()), "\ta\nb \u{e4}");
+        assert_eq!(
+            printable("\u{1b}[2J\r\0\u{9b}\u{202e}".into()),
+            r"\x1b[2J\r\x00\x9b\u{202e}"
+        );
+    }
+}

@@ -8,18 +8,25 @@
 //!
 //! [`EngineEvent::Condemned`]: crate::engine::EngineEvent::Condemned
 
+mod buffers;
 mod call;
 mod code_cache;
 mod convert;
+mod fatal;
 mod function;
+mod heap;
+mod host_calls;
 mod instance;
 mod isolate;
 mod loader;
 mod ops;
+mod pages;
 mod platform;
 mod pool;
 mod pressure;
 mod residents;
+mod soft_limits;
+mod stack_trace;
 mod thread;
 mod thread_id;
 mod watchdog;

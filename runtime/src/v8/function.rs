@@ -22,7 +22,8 @@ use crate::engine::{
     EngineEvent, Function, FunctionHost, FunctionSpec, FunctionState, Invocation, Limit, LimitHit, Limits, LoadError,
 };
 use crate::invocation::{ErrorKind, InvokeError, Reply, Trigger};
-use crate::logs::{LogLevel, LogLine};
+use crate::log_limit::LimitedLog;
+use crate::logs::{LogLevel, LogLine, LogSink};
 
 /// Calls an instance fetches at a time.
 const BATCH: usize = 64;
@@ -66,6 +67,7 @@ pub(super) struct Workload {
     pub(super) spec: FunctionSpec,
     pub(super) source: SourceFile,
     pub(super) host: FunctionHost,
+    pub(super) logs: LimitedLog,
     engine: Arc<Shared>,
     queue: Mutex<Queue>,
     /// The watchdog has it on its list.
@@ -118,6 +120,7 @@ impl Workload {
     pub(super) fn new(spec: FunctionSpec, host: FunctionHost, engine: Arc<Shared>) -> Result<Self, LoadError> {
         let source = SourceFile::of(&spec)?;
         Ok(Self {
+            logs: LimitedLog::new(Arc::clone(&host.logs), spec.limits.log_lines),
             spec,
             source,
             host,
@@ -352,18 +355,31 @@ impl Workload {
     /// sinks, and whoever owns those logs them.
     pub(super) fn log_error(&self, error: &InvokeError) {
         let text = error.stack.as_ref().unwrap_or(&error.message);
-        self.host.logs.log(LogLine {
+        self.logs.log(LogLine {
             level: LogLevel::Error,
             text: format!("Uncaught {text}"),
         });
     }
 
-    /// The heap is nearly full: ends the instance and answers its callers. Called on the isolate's thread, inside V8.
+    /// A memory limit was hit: ends the instance and answers its callers. Called on the isolate's thread, inside V8.
     pub(super) fn out_of_memory(self: &Arc<Self>, instance: &Arc<Instance>, hit: LimitHit) {
-        let mut answers = instance.terminate(&error(hit));
+        let mut answers = instance.terminate(&error(hit), Some(hit));
         let restart = self.queue.lock().lose(instance, instance.take_back());
         deliver(&mut answers);
         self.host.events.event(EngineEvent::LimitHit(hit));
+        if restart {
+            self.start_instance();
+        }
+    }
+
+    /// The code of an instance can neither go on nor be ended: answers its callers and condemns the process. Called on the
+    /// isolate's thread, inside V8, which it never leaves.
+    pub(super) fn give_up(self: &Arc<Self>, instance: &Arc<Instance>, reason: &str) {
+        let mut answers = instance.terminate(&InvokeError::new(ErrorKind::Memory, reason), None);
+        let restart = self.queue.lock().lose(instance, instance.take_back());
+        instance.condemn();
+        deliver(&mut answers);
+        self.report_condemned();
         if restart {
             self.start_instance();
         }

@@ -236,9 +236,11 @@ impl Instance {
         mem::take(&mut self.state.lock().timed_out)
     }
 
-    /// Terminates the running code. All callers in flight are to be answered with `error`.
-    pub(super) fn terminate(&self, error: &InvokeError) -> Vec<Answer> {
+    /// Terminates the running code, because of a limit if one is given. All callers in flight are to be answered with
+    /// `error`.
+    pub(super) fn terminate(&self, error: &InvokeError, hit: Option<LimitHit>) -> Vec<Answer> {
         let mut state = self.state.lock();
+        state.hit = hit;
         self.stop(&mut state, error);
         mem::take(&mut state.answers)
     }
@@ -338,10 +340,15 @@ impl Instance {
             Some(Entry {
                 terminated: Some(since),
                 ..
-            }) if state.status != Status::Condemned && now.saturating_duration_since(*since) >= GRACE => {
-                state.status = Status::Condemned;
-                verdict.condemned = true;
-                self.thread.set_idle_priority();
+            }) if state.status != Status::Condemned => {
+                if now.saturating_duration_since(*since) >= GRACE {
+                    state.status = Status::Condemned;
+                    verdict.condemned = true;
+                    self.thread.set_idle_priority();
+                } else {
+                    // A termination ends one run of JavaScript, and the host may just have begun another.
+                    self.isolate.terminate_execution();
+                }
             }
             Some(_) | None => {}
         }

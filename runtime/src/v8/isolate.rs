@@ -5,19 +5,21 @@ mod call;
 mod code;
 mod import_meta;
 mod load;
+mod poll;
 
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use deno_core::error::{CoreError, CoreErrorKind};
-use deno_core::{JsRuntime, PollEventLoopOptions, RuntimeOptions, serde_v8, v8};
+use deno_core::{JsRuntime, RuntimeOptions, serde_v8, v8};
 
-use super::convert;
+use super::buffers::{Account, MemoryOwner};
+use super::heap::{self, IsolateParams};
 use super::loader::NoImports;
-use super::ops::{OpHost, nex};
+use super::ops::{OpHost, Pending, nex};
+use super::stack_trace;
 use crate::engine::{FunctionSpec, LoadError};
-use crate::invocation::{ErrorKind, InvokeError};
 
 use self::code::Code;
 use self::load::Evaluation;
@@ -33,6 +35,11 @@ pub(super) struct Isolate {
     code: Option<Code>,
     evaluation: Option<Evaluation>,
     host: Option<Rc<dyn OpHost>>,
+    pending: Rc<Pending>,
+    /// Promises that invocations wait for.
+    awaited: Vec<(u32, v8::Global<v8::Promise>)>,
+    params: IsolateParams,
+    account: Arc<Account>,
     js: JsRuntime,
     // Declared after `js`: its strings are in here.
     source: Bytes,
@@ -43,6 +50,7 @@ struct Api {
     abort: v8::Global<v8::Function>,
     call_message: v8::Global<v8::Function>,
     finish: v8::Global<v8::Function>,
+    settle_host_call: v8::Global<v8::Function>,
     assign: v8::Global<v8::Function>,
 }
 
@@ -58,20 +66,23 @@ enum Handler {
 }
 
 impl Isolate {
-    /// A blank isolate with at most `heap_bytes` of JavaScript heap. Must be called inside a tokio runtime.
+    /// A blank isolate. Must be called inside a tokio runtime, on a thread with the stack that `params` asks for.
     ///
     /// # Errors
     /// When the snapshot does not fit this binary, which a build cannot produce.
-    pub(super) fn new(heap_bytes: usize) -> Result<Self, CoreError> {
+    pub(super) fn new(params: IsolateParams) -> Result<Self, CoreError> {
+        let account = Account::open();
+        let create_params = params.create_params().array_buffer_allocator(account.allocator());
         let mut js = JsRuntime::try_new(RuntimeOptions {
             startup_snapshot: Some(STARTUP_SNAPSHOT),
             extensions: vec![nex::init()],
             skip_op_registration: true,
             module_loader: Some(Rc::new(NoImports)),
-            create_params: Some(v8::CreateParams::default().heap_limits(0, heap_bytes)),
+            create_params: Some(create_params),
             ..Default::default()
         })?;
         js.v8_isolate().set_allow_atomics_wait(false);
+        js.v8_isolate().set_prepare_stack_trace_callback(stack_trace::prepare);
         let context = js.main_context();
         let api = {
             deno_core::scope!(scope, js);
@@ -84,6 +95,10 @@ impl Isolate {
             code: None,
             evaluation: None,
             host: None,
+            pending: js.op_state().borrow().borrow::<Rc<Pending>>().clone(),
+            awaited: Vec::new(),
+            params,
+            account,
             js,
             source: Bytes::new(),
         })
@@ -93,8 +108,16 @@ impl Isolate {
         self.js.v8_isolate().thread_safe_handle()
     }
 
-    /// Gives the isolate to a function for the rest of its life.
-    pub(super) fn assign(&mut self, host: Rc<dyn OpHost>, spec: &FunctionSpec) -> Result<(), LoadError> {
+    /// Gives the isolate to a function for the rest of its life. Its memory limits hold from now on, and `owner` is told
+    /// when they are hit.
+    pub(super) fn assign(
+        &mut self,
+        host: Rc<dyn OpHost>,
+        owner: Arc<dyn MemoryOwner>,
+        spec: &FunctionSpec,
+    ) -> Result<(), LoadError> {
+        self.account.assign(&spec.limits, owner);
+        heap::guard(&mut self.js, self.params, &spec.limits, &self.account);
         self.js.op_state().borrow_mut().put(Rc::clone(&host));
         self.host = Some(host);
         deno_core::scope!(scope, self.js);
@@ -105,34 +128,6 @@ impl Isolate {
             .call(scope, receiver, &arguments)
             .map(drop)
             .ok_or_else(|| LoadError::Engine("the environment could not be set".into()))
-    }
-
-    /// Calls `callback(current, initial) -> new limit` when the heap limit is near.
-    pub(super) fn on_heap_limit(&mut self, callback: impl FnMut(usize, usize) -> usize + 'static) {
-        self.js.add_near_heap_limit_callback(callback);
-    }
-
-    /// Aborts `ctx.signal` of an invocation whose time is up.
-    pub(super) fn abort(&mut self, key: u32, message: &str) {
-        v8::scope_with_context!(scope, self.js.v8_isolate(), &self.context);
-        v8::tc_scope!(let scope, scope);
-        let key = v8::Integer::new_from_unsigned(scope, key).into();
-        let Some(message) = v8::String::new(scope, message) else {
-            return;
-        };
-        let receiver = v8::undefined(scope).into();
-        v8::Local::new(scope, &self.api.abort).call(scope, receiver, &[key, message.into()]);
-    }
-
-    /// Runs what is ready: finished host calls, timers, promise jobs. `Ready` when nothing is pending any more, or with
-    /// an error that no code caught.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), InvokeError>> {
-        self.js
-            .poll_event_loop(cx, PollEventLoopOptions::default())
-            .map_err(|error| match error.into_kind() {
-                CoreErrorKind::Js(error) => convert::js_error(*error),
-                error => InvokeError::new(ErrorKind::Exception, error.to_string()),
-            })
     }
 }
 
@@ -159,6 +154,7 @@ impl Api {
             abort: function("abort")?,
             call_message: function("callMessage")?,
             finish: function("finish")?,
+            settle_host_call: function("settleHostCall")?,
             assign: function("assign")?,
         };
         let scrub = function("scrub")?;

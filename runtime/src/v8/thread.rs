@@ -7,26 +7,26 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 
+use super::buffers::MemoryOwner;
 use super::call::{Answer, Begun, deliver};
 use super::function::{Fetched, Report, Workload};
+use super::heap::IsolateParams;
 use super::instance::{Instance, Next, Status};
 use super::isolate::{Isolate, LoadFailure, Loaded};
 use super::ops::OpHost;
-use crate::engine::{Limit, LimitHit, LoadError};
+use super::soft_limits::SoftLimitEvents;
+use crate::engine::{EngineEvent, Limit, LimitHit, Limits, LoadError};
 use crate::host_services::HostServices;
 use crate::invocation::{ErrorKind, InvokeError, Reply};
 use crate::logs::LogLine;
 
-/// Room that code near the heap limit gets to end in.
-const HEAP_HEADROOM_BYTES: usize = 32 << 20;
-
-/// How long an answer may wait for others to be given together with it.
+/// How long answers may gather, to be given together, while calls follow each other closely. Writing many at a time is
+/// cheaper for everyone on their way, and the answers of a function that takes longer than this wait for nothing.
 const ANSWERS_WAIT: Duration = Duration::from_micros(50);
 
 /// A function for a blank isolate.
@@ -36,13 +36,13 @@ pub(super) struct Assignment {
 }
 
 /// The body of an isolate thread; it ends without a function when the pool is dropped.
-pub(super) fn run(heap_bytes: usize, assignment: oneshot::Receiver<Assignment>) {
+pub(super) fn run(params: IsolateParams, assignment: oneshot::Receiver<Assignment>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "an isolate thread has no runtime"),
     };
     runtime.block_on(async {
-        let isolate = Isolate::new(heap_bytes);
+        let isolate = Isolate::new(params);
         let Ok(Assignment { workload, report }) = assignment.await else {
             return;
         };
@@ -60,8 +60,8 @@ pub(super) fn run(heap_bytes: usize, assignment: oneshot::Receiver<Assignment>) 
             waiting: Cell::new(0),
             answers: RefCell::default(),
             idle_since: Cell::new(None),
+            soft_limits: SoftLimitEvents::default(),
         });
-        watch_heap(&mut isolate, &link, heap_bytes);
         match link.load(&mut isolate).await {
             Ok(()) => {
                 link.workload.instance_ready(&link.instance);
@@ -80,6 +80,7 @@ pub(super) fn run(heap_bytes: usize, assignment: oneshot::Receiver<Assignment>) 
         }
         // The isolate first: dropping it may take a while, during which the instance still counts.
         drop(isolate);
+        link.workload.logs.flush();
         link.workload.instance_ended(&link.instance);
         drop(resident);
     });
@@ -92,29 +93,6 @@ pub(super) fn refuse(workload: &Workload, report: Option<Report>, error: LoadErr
     }
 }
 
-/// The first time the heap is nearly full, its code is terminated and gets room to end in; code that uses that up, too,
-/// cannot be ended, and its thread stays here for ever.
-fn watch_heap(isolate: &mut Isolate, link: &Link, limit: usize) {
-    let workload = Arc::clone(&link.workload);
-    let instance = Arc::clone(&link.instance);
-    isolate.on_heap_limit(move |current, _initial| {
-        if instance.status() != Status::Terminated {
-            let hit = LimitHit {
-                limit: Limit::HeapBytes,
-                allowed: limit as u64,
-                measured: current as u64,
-            };
-            workload.out_of_memory(&instance, hit);
-            return current + HEAP_HEADROOM_BYTES;
-        }
-        instance.condemn();
-        workload.report_condemned();
-        loop {
-            thread::park();
-        }
-    });
-}
-
 /// Between an isolate and its function: what ops act on.
 struct Link {
     workload: Arc<Workload>,
@@ -125,6 +103,7 @@ struct Link {
     answers: RefCell<Vec<Answer>>,
     /// Since when it has had nothing to do.
     idle_since: Cell<Option<Instant>>,
+    soft_limits: SoftLimitEvents,
 }
 
 impl OpHost for Link {
@@ -133,8 +112,28 @@ impl OpHost for Link {
         self.deliver();
         &self.workload.host.services
     }
+    fn limits(&self) -> &Limits {
+        &self.workload.spec.limits
+    }
+    fn limit_hit(&self, hit: LimitHit) {
+        self.soft_limits.hit(hit, &*self.workload.host.events);
+    }
+    fn log_open(&self) -> bool {
+        let allowed = u64::from(self.limits().log_lines);
+        match self.workload.logs.open() {
+            Ok(()) => true,
+            Err(dropped) => {
+                self.limit_hit(LimitHit {
+                    limit: Limit::LogLines,
+                    allowed,
+                    measured: allowed + dropped,
+                });
+                false
+            }
+        }
+    }
     fn log(&self, line: LogLine) {
-        self.workload.host.logs.log(line);
+        self.workload.logs.write(line);
     }
     fn deadline(&self) -> Instant {
         self.instance.entry_deadline()
@@ -149,6 +148,27 @@ impl OpHost for Link {
         let waiting = self.waiting.get();
         self.waiting
             .set(if begun { waiting + 1 } else { waiting.saturating_sub(1) });
+    }
+}
+
+/// What the memory of an isolate belongs to.
+struct Owner {
+    workload: Arc<Workload>,
+    instance: Arc<Instance>,
+}
+
+impl MemoryOwner for Owner {
+    fn limit_hit(&self, hit: LimitHit) {
+        self.workload.host.events.event(EngineEvent::LimitHit(hit));
+    }
+    fn out_of_memory(&self, hit: LimitHit) {
+        if matches!(self.instance.status(), Status::Live | Status::Retired) {
+            self.workload.out_of_memory(&self.instance, hit);
+        }
+    }
+    fn beyond_rescue(&self, reason: &str) {
+        tracing::error!(function = %self.workload.spec.name, "{reason}");
+        self.workload.give_up(&self.instance, reason);
     }
 }
 
@@ -192,7 +212,11 @@ impl Link {
         let wall_time = self.workload.limits().wall_time;
         let deadline = Instant::now() + wall_time;
         let host: Rc<dyn OpHost> = Rc::<Self>::clone(self);
-        isolate.assign(host, &self.workload.spec)?;
+        let owner = Arc::new(Owner {
+            workload: Arc::clone(&self.workload),
+            instance: Arc::clone(&self.instance),
+        });
+        isolate.assign(host, owner, &self.workload.spec)?;
         let (source, cache) = (&self.workload.source, self.workload.code_cache());
         let begun = self.run(deadline, true, || isolate.load(source, cache));
         match begun.unwrap_or(Err(LoadFailure::Terminated)) {
@@ -311,6 +335,7 @@ impl Link {
             };
             if quiet {
                 self.fail_stalled();
+                isolate.forget_awaited();
             }
             let in_flight = self.instance.in_flight();
             if full && in_flight < self.workload.limits().concurrency.max(1) as usize {
@@ -328,16 +353,16 @@ impl Link {
 
     /// Begins all calls that wait, as many as may be in flight. Returns whether more wait than may be.
     fn serve_calls(&self, isolate: &mut Isolate) -> Result<bool, Lost> {
-        let mut since = None;
+        let mut since = Instant::now();
         loop {
             match self.instance.begin_next() {
                 Next::Call(Begun { key, trigger, deadline }) => {
                     self.idle_since.set(None);
                     isolate.call(key, deadline, &trigger);
                     let now = Instant::now();
-                    if now.duration_since(*since.get_or_insert(now)) > ANSWERS_WAIT {
+                    if now.duration_since(since) > ANSWERS_WAIT {
                         self.deliver();
-                        since = None;
+                        since = now;
                     }
                 }
                 Next::Nothing => match self.workload.fetch(&self.instance) {

@@ -6,7 +6,8 @@ use deno_core::{serde_v8, v8};
 
 use super::{Api, Handler, Isolate};
 use crate::invocation::{ErrorKind, InvokeError, Reply, Trigger};
-use crate::v8::convert;
+use crate::v8::ops::OpHost;
+use crate::v8::{convert, ops};
 
 impl Isolate {
     /// Calls the function. Its result, or the exception, goes to the [`OpHost`], now or when its promise is settled.
@@ -23,31 +24,84 @@ impl Isolate {
             .handler
             .as_ref()
             .and_then(|handler| handler.call(scope, &self.api, key, deadline, trigger));
-        let plain = result.and_then(|value| convert::plain_body(scope, value));
-        let settled = match (result, plain) {
-            (_, Some(body)) => {
-                host.finish(key, Ok(Reply::from(body)));
-                Some(())
+        let awaited = result.and_then(|result| {
+            if let Ok(promise) = v8::Local::<v8::Promise>::try_from(result) {
+                // Most promises of functions need nothing but their turn.
+                promise.mark_as_handled();
+                scope.perform_microtask_checkpoint();
             }
-            (Some(value), None) => {
-                let key = v8::Integer::new_from_unsigned(scope, key).into();
-                let receiver = v8::undefined(scope).into();
-                v8::Local::new(scope, &self.api.finish)
-                    .call(scope, receiver, &[key, value])
-                    .map(drop)
-            }
-            (None, None) => None,
-        };
-        if settled.is_none() && !scope.has_terminated() {
-            let error = match scope.exception() {
-                Some(thrown) => convert::exception(scope, thrown),
-                None => InvokeError::new(ErrorKind::Exception, "the call gave neither a value nor an exception"),
-            };
-            host.finish(key, Err(error));
+            self.api.settle(scope, &*host, key, result)
+        });
+        if result.is_none() {
+            fail(scope, &*host, key);
         }
-        scope.reset();
-        scope.perform_microtask_checkpoint();
+        match awaited {
+            Some(promise) => self.awaited.push((key, promise)),
+            None => drop(self.pending.take_signal(key)),
+        }
+        if !scope.has_terminated() && !scope.is_execution_terminating() {
+            scope.perform_microtask_checkpoint();
+        }
     }
+}
+
+impl Api {
+    /// Ends the invocation with a result, or gives the promise to wait for.
+    pub(super) fn settle<'s>(
+        &self,
+        scope: &mut v8::PinnedRef<'_, v8::TryCatch<'_, 's, v8::HandleScope<'_>>>,
+        host: &dyn OpHost,
+        key: u32,
+        mut value: v8::Local<'s, v8::Value>,
+    ) -> Option<v8::Global<v8::Promise>> {
+        let limit = host.limits().reply_bytes as usize;
+        loop {
+            if let Ok(promise) = v8::Local::<v8::Promise>::try_from(value) {
+                promise.mark_as_handled();
+                match promise.state() {
+                    v8::PromiseState::Pending => return Some(v8::Global::new(scope, promise)),
+                    v8::PromiseState::Fulfilled => value = promise.result(scope),
+                    v8::PromiseState::Rejected => {
+                        let reason = promise.result(scope);
+                        let error = convert::exception(scope, reason);
+                        host.finish(key, Err(error));
+                        return None;
+                    }
+                }
+            }
+            if let Some(body) = convert::plain_body(scope, value, limit) {
+                let outcome = body.map(Reply::from).map_err(|size| ops::reply_too_large(host, size));
+                host.finish(key, outcome);
+                return None;
+            }
+            // It needs the reply rules: they give a promise, a plain body, or `null` when they have ended it themselves.
+            let id = v8::Integer::new_from_unsigned(scope, key).into();
+            let receiver = v8::undefined(scope).into();
+            let Some(next) = v8::Local::new(scope, &self.finish).call(scope, receiver, &[id, value]) else {
+                fail(scope, host, key);
+                return None;
+            };
+            if next.is_null() {
+                return None;
+            }
+            value = next;
+        }
+    }
+}
+
+/// Ends the invocation with the exception that was thrown, if it was not terminated.
+fn fail(scope: &mut v8::PinnedRef<'_, v8::TryCatch<'_, '_, v8::HandleScope<'_>>>, host: &dyn OpHost, key: u32) {
+    if scope.has_terminated() {
+        return;
+    }
+    let error = match scope.exception() {
+        Some(thrown) => {
+            scope.reset();
+            convert::exception(scope, thrown)
+        }
+        None => InvokeError::new(ErrorKind::Exception, "the call gave neither a value nor an exception"),
+    };
+    host.finish(key, Err(error));
 }
 
 impl Handler {

@@ -265,21 +265,26 @@ fn failure(scope: &mut TryCatch<'_, '_, '_, '_>, file: &SourceFile, class: fn(St
     class(describe(&error, file)).into()
 }
 
-/// The error, the line of the source it points at with a mark below the place, and its stack.
+/// The error, the line of the source it points at with a mark below the place, and its stack. deno_core's frames are only
+/// the place where it was thrown: the stack is ours.
 fn describe(error: &JsError, file: &SourceFile) -> String {
     let message = &error.exception_message;
     let mut text = message.strip_prefix("Uncaught ").unwrap_or(message).to_owned();
-    for (index, frame) in error.frames.iter().enumerate() {
-        let (Some(name), Some(line), Some(column)) = (&frame.file_name, frame.line_number, frame.column_number) else {
-            continue;
-        };
-        if index == 0 && name == file.url.as_str() {
+    let stack = error.stack.as_deref().unwrap_or_default();
+    let stack: String = stack
+        .lines()
+        .filter(|line| line.starts_with("    at "))
+        .map(|line| format!("\n{line}"))
+        .collect();
+    if let Some(frame) = error.frames.first()
+        && let (Some(name), Some(line), Some(column)) = (&frame.file_name, frame.line_number, frame.column_number)
+    {
+        if name == file.url.as_str() {
             text.push_str(&file.excerpt(line, column));
         }
-        match &frame.function_name {
-            Some(function) => text.push_str(&format!("\n    at {function} ({name}:{line}:{column})")),
-            None => text.push_str(&format!("\n    at {name}:{line}:{column}")),
+        if stack.is_empty() {
+            text.push_str(&format!("\n    at {name}:{line}:{column}"));
         }
     }
-    text
+    text + &stack
 }

@@ -1,11 +1,24 @@
 // `AbortController` and `AbortSignal`, as far as `ctx.signal` and functions' own cancellation need them.
+"use strict";
 ((window) => {
+  const { internals, primordials } = window.__bootstrap;
+  const { Error, ObjectDefineProperty, ReflectApply, SafeSet, SetPrototypeForEach, Symbol } = primordials;
   const abort = Symbol("abort");
+
+  function named(error, name) {
+    return ObjectDefineProperty(error, "name", {
+      __proto__: null,
+      value: name,
+      writable: true,
+      enumerable: false,
+      configurable: true,
+    });
+  }
 
   class AbortSignal {
     #aborted = false;
     #reason = undefined;
-    #listeners = new Set();
+    #listeners = new SafeSet();
     onabort = null;
 
     static abort(reason) {
@@ -31,16 +44,18 @@
     [abort](reason) {
       if (this.#aborted) return;
       this.#aborted = true;
-      this.#reason = reason ?? Object.assign(new Error("the operation was aborted"), { name: "AbortError" });
+      this.#reason = reason ?? named(new Error("the operation was aborted"), "AbortError");
       const event = { type: "abort", target: this };
-      for (const listener of [this.onabort, ...this.#listeners]) {
+      const notify = (listener) => {
         try {
-          if (typeof listener === "function") listener.call(this, event);
+          if (typeof listener === "function") ReflectApply(listener, this, [event]);
           else listener?.handleEvent?.(event);
         } catch (error) {
-          console.error(error);
+          internals.logError("Uncaught", error);
         }
-      }
+      };
+      notify(this.onabort);
+      SetPrototypeForEach(this.#listeners, notify);
     }
   }
 
@@ -52,10 +67,25 @@
     abort(reason) {
       this.#signal[abort](reason);
     }
+    static abort(controller, reason) {
+      controller.#signal[abort](reason);
+    }
   }
+  const abortWith = AbortController.abort;
+  delete AbortController.abort;
 
-  Object.assign(window, { AbortSignal, AbortController });
-  for (const name of ["AbortSignal", "AbortController"]) {
-    Object.defineProperty(window, name, { enumerable: false });
+  const globals = { __proto__: null, AbortController, AbortSignal };
+  for (const name in globals) {
+    ObjectDefineProperty(window, name, {
+      __proto__: null,
+      value: globals[name],
+      writable: true,
+      enumerable: false,
+      configurable: true,
+    });
   }
+  internals.newAbortController = () => new AbortController();
+  internals.signalOf = (controller) => controller.signal;
+  internals.abortWith = abortWith;
+  internals.named = named;
 })(globalThis);

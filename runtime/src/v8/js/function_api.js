@@ -1,10 +1,31 @@
-// What calls a function and takes its result: `Reply`, the module form's `msg` and `ctx`, the reply rules, timers and
-// text coding. Leaves one object on the global, which the engine takes away before any code of a tenant runs.
+// What calls a function and takes its result: `Reply`, the module form's `msg` and `ctx`, the reply rules, and text
+// coding. Leaves one object on the global, which the engine takes away before any code of a tenant runs.
+//
+// A function may replace anything that it can reach: prototypes, iterators, globals. So the host's JavaScript, here and
+// beside this, reaches nothing by way of them: it calls the methods it took before any function ran (`primordials`),
+// walks arrays by index, gives descriptors no prototype, and is in strict mode, which hides it from its callees.
+"use strict";
 ((window) => {
   const { core, internals, primordials } = window.__bootstrap;
   const { ops } = core;
-  const { JSONStringify, ObjectDefineProperty, ObjectFreeze, PromisePrototypeThen, PromiseResolve } = primordials;
-  const { Message, bytes, headerPairs, isBytesLike, moduleEnv } = internals;
+  const {
+    ArrayBufferIsView,
+    Error,
+    FunctionPrototypeCall,
+    JSONStringify,
+    ObjectDefineProperty,
+    ObjectFreeze,
+    Promise,
+    PromisePrototypeThen,
+    RangeError,
+    RegExpPrototypeExec,
+    SymbolAsyncIterator,
+    TypeError,
+    TypedArrayPrototypeGetSymbolToStringTag,
+    Uint8Array,
+  } = primordials;
+  const { Message, abortWith, bytes, headerPairs, moduleEnv, named, newAbortController, push, settleHostCall, signalOf } =
+    internals;
 
   // A reply with headers: `new Reply(body, { headers })`.
   class Reply {
@@ -18,23 +39,31 @@
       return this.#body;
     }
     get headers() {
-      return this.#headers.map((pair) => [...pair]);
+      const copy = [];
+      for (let index = 0; index < this.#headers.length; index++) {
+        push(copy, [this.#headers[index][0], this.#headers[index][1]]);
+      }
+      return copy;
     }
     static isReply(value) {
       return #body in value;
     }
-    static parts(reply) {
-      return [reply.#body, reply.#headers];
+    static body(reply) {
+      return reply.#body;
+    }
+    static headers(reply) {
+      return reply.#headers;
     }
   }
-  const { isReply, parts } = Reply;
+  const { isReply, body: bodyOf, headers: headersOf } = Reply;
   delete Reply.isReply;
-  delete Reply.parts;
+  delete Reply.body;
+  delete Reply.headers;
 
   // Design section 4: bytes as they are, strings as UTF-8, undefined as nothing, everything else as JSON.
   function encode(value) {
-    if (value === undefined || typeof value === "string") return value;
-    if (core.isAnyArrayBuffer(value) || ArrayBuffer.isView(value) && value instanceof Uint8Array) return bytes(value);
+    if (value === undefined || typeof value === "string" || core.isAnyArrayBuffer(value)) return value;
+    if (ArrayBufferIsView(value) && TypedArrayPrototypeGetSymbolToStringTag(value) === "Uint8Array") return value;
     const json = JSONStringify(value);
     if (json === undefined) throw new TypeError(`the function returned a ${typeof value}, which has no JSON form`);
     return json;
@@ -44,48 +73,34 @@
     return typeof value === "object" && value !== null;
   }
 
-  function emit(op, id, value) {
-    if (isObject(value) && isReply(value)) {
-      const [body, headers] = parts(value);
-      op(id, encode(body), headers);
-    } else {
-      op(id, encode(value), null);
+  // Streams what the generator yields; a reply that is too large ends it, and the invocation with it.
+  async function stream(id, generator) {
+    for await (const value of generator) {
+      const fits =
+        isObject(value) && isReply(value)
+          ? ops.op_nex_stream(id, encode(bodyOf(value)), headersOf(value))
+          : ops.op_nex_stream(id, encode(value), null);
+      if (!fits) break;
     }
   }
 
-  async function stream(id, generator) {
-    for await (const value of generator) emit(ops.op_nex_stream, id, value);
-  }
-
-  const fail = (id, error) => {
-    forget(id);
-    ops.op_nex_fail(id, error);
-  };
-
-  function settle(id, promise) {
-    PromisePrototypeThen(PromisePrototypeThen(promise, (value) => finish(id, value)), undefined, (error) => fail(id, error));
-  }
-
-  // Takes the result of an invocation; a promise or an async generator ends it later.
+  // Applies the reply rules to a result that is neither a string nor bytes nor a promise. Gives what the engine is to go
+  // on with, a plain body or a promise, or `null` when the invocation has ended.
   function finish(id, value) {
     if (isObject(value)) {
-      if (core.isPromise(value)) return settle(id, value);
-      if (core.isGeneratorObject(value) && Symbol.asyncIterator in value) return settle(id, stream(id, value));
-      if (!isReply(value) && !isBytesLike(value) && typeof value.then === "function") {
-        return settle(id, PromiseResolve(value));
+      if (isReply(value)) {
+        ops.op_nex_finish(id, encode(bodyOf(value)), headersOf(value));
+        return null;
       }
+      if (core.isGeneratorObject(value) && SymbolAsyncIterator in value) return stream(id, value);
+      if (typeof value.then === "function") return new Promise((resolve) => resolve(value));
     }
-    emit(ops.op_nex_finish, id, value);
-    forget(id);
+    return encode(value);
   }
 
-  // Contexts of invocations in flight whose `signal` was taken, so that it can be aborted.
-  const contexts = new Map();
-  const forget = (id) => contexts.delete(id);
-
   class Context {
-    #signal = undefined;
     #key;
+    #controller = undefined;
     constructor(key, deadline) {
       this.#key = key;
       this.deadline = deadline;
@@ -94,20 +109,20 @@
       return `${workloadId}-${this.#key}`;
     }
     get signal() {
-      if (this.#signal === undefined) {
-        const controller = new AbortController();
-        this.#signal = controller.signal;
-        contexts.set(this.#key, controller);
+      if (this.#controller === undefined) {
+        this.#controller = newAbortController();
+        ops.op_nex_signal(this.#key, this.#controller);
       }
-      return this.#signal;
+      return signalOf(this.#controller);
     }
     waitUntil(promise) {
+      const settled = () => ops.op_nex_wait_until(false);
+      const failed = (error) => {
+        settled();
+        internals.logError("waitUntil:", error);
+      };
+      PromisePrototypeThen(new Promise((resolve) => resolve(promise)), settled, failed);
       ops.op_nex_wait_until(true);
-      const done = () => ops.op_nex_wait_until(false);
-      PromisePrototypeThen(PromiseResolve(promise), done, (error) => {
-        done();
-        console.error("waitUntil:", error);
-      });
     }
   }
 
@@ -120,36 +135,17 @@
   }
 
   function callMessage(handler, receiver, key, deadline, subject, reply, headers, data) {
-    const message = new Message(subject, reply, headers ?? [], data);
-    return handler.call(receiver, message, env, new Context(key, deadline));
+    return FunctionPrototypeCall(
+      handler,
+      receiver,
+      new Message(subject, reply, headers, data),
+      env,
+      new Context(key, deadline),
+    );
   }
 
-  function abort(id, message) {
-    const controller = contexts.get(id);
-    forget(id);
-    controller?.abort(ObjectDefineProperty(new Error(message), "name", { value: "TimeoutError" }));
-  }
-
-  // Timers, with numeric ids as on the web.
-  const timers = new Map();
-  let lastTimer = 0;
-
-  function startTimer(callback, delay, args, repeat) {
-    if (typeof callback !== "function") throw new TypeError("the timer's callback must be a function");
-    const id = ++lastTimer;
-    const run = () => {
-      if (!repeat) timers.delete(id);
-      callback(...args);
-    };
-    timers.set(id, core.createTimer(run, delay, undefined, repeat, true));
-    return id;
-  }
-
-  function stopTimer(id) {
-    const timer = timers.get(id);
-    if (timer === undefined) return;
-    timers.delete(id);
-    core.cancelTimer(timer);
+  function abort(controller, message) {
+    abortWith(controller, named(new Error(message), "TimeoutError"));
   }
 
   class TextEncoder {
@@ -157,13 +153,21 @@
       return "utf-8";
     }
     encode(input = "") {
-      return core.encode(`${input}`);
+      const text = `${input}`;
+      const encoded = new Uint8Array(core.byteLength(text));
+      ops.op_nex_encode_into(text, encoded);
+      return encoded;
     }
   }
 
+  const UTF_8 = /^\s*utf-?8\s*$/i;
+
   class TextDecoder {
     constructor(label = "utf-8") {
-      if (!/^\s*utf-?8\s*$/i.test(label)) throw new RangeError(`unsupported encoding: ${label}; only utf-8 is`);
+      const name = `${label}`;
+      if (RegExpPrototypeExec(UTF_8, name) === null) {
+        throw new RangeError(`unsupported encoding: ${ops.op_nex_head(name, 100)}; only utf-8 is`);
+      }
     }
     get encoding() {
       return "utf-8";
@@ -174,24 +178,34 @@
   }
 
   const globals = {
+    __proto__: null,
     Reply,
     TextDecoder,
     TextEncoder,
-    clearInterval: stopTimer,
-    clearTimeout: stopTimer,
-    setInterval: (callback, delay, ...args) => startTimer(callback, delay, args, true),
-    setTimeout: (callback, delay, ...args) => startTimer(callback, delay, args, false),
-    structuredClone: (value) => core.structuredClone(value),
+    ...internals.timers,
+    structuredClone(value) {
+      return core.structuredClone(value);
+    },
   };
-  for (const name of Object.keys(globals)) {
-    ObjectDefineProperty(window, name, { value: globals[name], writable: true, configurable: true });
+  for (const name in globals) {
+    ObjectDefineProperty(window, name, {
+      __proto__: null,
+      value: globals[name],
+      writable: true,
+      enumerable: false,
+      configurable: true,
+    });
   }
 
   // Takes everything of the host off the global. Shared memory goes, too: with it a function could build a
   // high-resolution clock, or wait for ever on a lock.
   function scrub() {
-    for (const name of ["Deno", "__bootstrap", "__nex", "SharedArrayBuffer", "Atomics"]) delete window[name];
+    delete window.Deno;
+    delete window.__bootstrap;
+    delete window.__nex;
+    delete window.SharedArrayBuffer;
+    delete window.Atomics;
   }
 
-  window.__nex = ObjectFreeze({ abort, assign, callMessage, finish, scrub });
+  window.__nex = ObjectFreeze({ abort, assign, callMessage, finish, scrub, settleHostCall });
 })(globalThis);
