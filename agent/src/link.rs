@@ -38,11 +38,17 @@ pub use reader::LinkReader;
 pub use to_agent::NodeToAgent;
 pub use to_node::AgentToNode;
 
+use nex_runtime::engine::Limits;
+
 /// Version of the protocol; node and agent must speak the same one.
 pub const PROTOCOL_VERSION: u64 = 1;
 
-/// Host calls one function may have pending; one more is refused with `LIMIT_EXCEEDED`, on both sides of the link.
-pub const MAX_PENDING_HOST_CALLS: usize = 1024;
+/// Host calls one function may have pending, in all its instances together; one more is refused with `LIMIT_EXCEEDED`,
+/// on both sides of the link.
+#[must_use]
+pub fn max_pending_host_calls(limits: &Limits) -> usize {
+    limits.host_calls as usize * limits.instances as usize
+}
 
 /// Bytes waiting to be written beyond which bulk (calls, host calls and their results, streamed replies) has to wait or
 /// is refused.

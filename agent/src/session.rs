@@ -15,7 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::link::{AgentToNode, FunctionId, Health, Hello, LinkError, LinkReader, NodeToAgent, Outbox};
+use crate::link::{
+    AgentToNode, FunctionId, Health, Hello, LinkError, LinkReader, NodeToAgent, Outbox, max_pending_host_calls,
+};
 
 use calls::LinkReply;
 use host::{HostCalls, LinkEvents, LinkHostServices, LinkLogs};
@@ -181,7 +183,11 @@ impl Session {
         tracing::debug!(%function, workload = spec.name, namespace = spec.namespace, "loading");
         let logs = Arc::new(LinkLogs::new(self.shared.outbox.clone(), function));
         let host = FunctionHost {
-            services: Arc::new(LinkHostServices::new(self.shared.clone(), function)),
+            services: Arc::new(LinkHostServices::new(
+                self.shared.clone(),
+                function,
+                max_pending_host_calls(&spec.limits),
+            )),
             logs: logs.clone(),
             events: Arc::new(LinkEvents::new(self.shared.clone(), function)),
         };

@@ -11,7 +11,7 @@ use nex_runtime::logs::{LogLevel, LogLine, LogSink};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::link::{AgentToNode, BULK_ROOM, CallId, FunctionId, LOG_ROOM, MAX_PENDING_HOST_CALLS, Outbox, SendError};
+use crate::link::{AgentToNode, BULK_ROOM, CallId, FunctionId, LOG_ROOM, Outbox, SendError};
 use crate::throttle::Throttle;
 
 use super::Shared;
@@ -53,14 +53,16 @@ pub(super) struct LinkHostServices {
     shared: Arc<Shared>,
     function: FunctionId,
     pending: Arc<AtomicUsize>,
+    max_pending: usize,
 }
 
 impl LinkHostServices {
-    pub(super) fn new(shared: Arc<Shared>, function: FunctionId) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, function: FunctionId, max_pending: usize) -> Self {
         Self {
             shared,
             function,
             pending: Arc::default(),
+            max_pending,
         }
     }
 }
@@ -69,12 +71,13 @@ impl HostServices for LinkHostServices {
     fn call(&self, request: HostRequest) -> BoxFuture<'static, HostOutcome> {
         let shared = self.shared.clone();
         let function = self.function;
-        let place = Place::take(&self.pending);
+        let max = self.max_pending;
+        let place = Place::take(&self.pending, max);
         Box::pin(async move {
             let Some(_place) = place else {
                 return Err(HostError::new(
                     HostErrorCode::LimitExceeded,
-                    format!("more than {MAX_PENDING_HOST_CALLS} host calls are pending"),
+                    format!("more than {max} host calls are pending"),
                 ));
             };
             let (call, answer) = shared.host_calls.register();
@@ -111,10 +114,10 @@ fn not_sent(error: SendError) -> HostError {
 struct Place(Arc<AtomicUsize>);
 
 impl Place {
-    fn take(pending: &Arc<AtomicUsize>) -> Option<Self> {
+    fn take(pending: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
         let place = Self(pending.clone());
         let before = pending.fetch_add(1, Ordering::Relaxed);
-        (before < MAX_PENDING_HOST_CALLS).then_some(place)
+        (before < max).then_some(place)
     }
 }
 

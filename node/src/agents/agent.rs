@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use nex_agent::link::{CallId, FunctionId, Health, MAX_PENDING_HOST_CALLS, NodeToAgent, Outbox, SendError};
+use nex_agent::link::{CallId, FunctionId, Health, NodeToAgent, Outbox, SendError, max_pending_host_calls};
 use nex_agent::throttle::Throttle;
 use nex_runtime::engine::LoadError;
 use parking_lot::Mutex;
@@ -247,7 +247,7 @@ impl Agent {
             in_flight: 0,
             logs: Throttle::node(),
             events: Throttle::node(),
-            host_calls: Arc::new(Semaphore::new(MAX_PENDING_HOST_CALLS)),
+            host_calls: Arc::new(Semaphore::new(max_pending_host_calls(&slot.spec.limits))),
         };
         state.functions.insert(function, deployed);
         Ok(function)

@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use nex_agent::link::{BULK_ROOM, CallId, FunctionId, MAX_PENDING_HOST_CALLS, Message, NodeToAgent, SendError};
+use nex_agent::link::{BULK_ROOM, CallId, FunctionId, Message, NodeToAgent, SendError};
 use nex_runtime::host_services::{HostError, HostErrorCode, HostRequest, HostResponse};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -73,8 +73,8 @@ pub(super) fn start(agent: &Arc<Agent>, function: FunctionId, call: CallId, requ
         return refused(HostErrorCode::Unavailable, "the function is being stopped");
     };
     let Ok(place) = places.try_acquire_owned() else {
-        let message = format!("more than {MAX_PENDING_HOST_CALLS} host calls are pending");
-        return refused(HostErrorCode::LimitExceeded, &message);
+        let message = "too many host calls of this function are pending";
+        return refused(HostErrorCode::LimitExceeded, message);
     };
     let kib = u32::try_from(request.payload.len() / 1024 + 1).unwrap_or(u32::MAX);
     let Ok(memory) = agent.host_calls.payload_kib.clone().try_acquire_many_owned(kib) else {

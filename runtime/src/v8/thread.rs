@@ -18,6 +18,7 @@ use super::function::{Fetched, Report, Workload};
 use super::instance::{Instance, Next, Status};
 use super::isolate::{Isolate, ScriptError};
 use super::ops::OpHost;
+use super::thread_id::name_current_thread;
 use crate::engine::{Limit, LimitHit, LoadError};
 use crate::host_services::HostServices;
 use crate::invocation::{ErrorKind, InvokeError, Reply};
@@ -50,6 +51,7 @@ pub(super) fn run(heap_bytes: usize, assignment: oneshot::Receiver<Assignment>) 
             Ok(isolate) => isolate,
             Err(error) => return refuse(&workload, report, LoadError::Engine(error.to_string())),
         };
+        name_current_thread(&workload.spec.id);
         let instance = Arc::new(Instance::new(isolate.handle()));
         let engine = Arc::clone(workload.engine());
         let resident = engine.residents.enter(&instance);
