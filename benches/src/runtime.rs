@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use nex_host_services::memory::Memory;
 use nex_host_services::{Config, Policy};
+use nex_node::bench::body::{self, Form};
 use nex_node::bench::stats::{Latencies, median, range};
 use nex_runtime::engine::{Engine, Function, FunctionHost, FunctionSpec, Limits};
 use nex_runtime::invocation::Trigger;
@@ -14,7 +15,6 @@ use nex_runtime::v8::{V8Config, V8Engine};
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::Options;
-use crate::bundle::{self, Form};
 use crate::contender::fixture;
 use crate::report::{self, Table, thousands};
 
@@ -30,10 +30,11 @@ const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
 
 /// Loads a function into an engine of its own.
 async fn load(source: &[u8]) -> Result<Arc<dyn Function>> {
-    load_into(&V8Engine::new(V8Config::default())?, source).await
+    load_into(&V8Engine::new(V8Config::default())?, source, Limits::default()).await
 }
 
-async fn load_into(engine: &V8Engine, source: &[u8]) -> Result<Arc<dyn Function>> {
+/// Loads a function into an engine.
+pub(crate) async fn load_into(engine: &V8Engine, source: &[u8], limits: Limits) -> Result<Arc<dyn Function>> {
     let spec = FunctionSpec {
         id: "bench".to_owned(),
         namespace: "default".to_owned(),
@@ -41,7 +42,7 @@ async fn load_into(engine: &V8Engine, source: &[u8]) -> Result<Arc<dyn Function>
         workload_type: "v8".to_owned(),
         source: Bytes::copy_from_slice(source),
         vars: Default::default(),
-        limits: Limits::default(),
+        limits,
     };
     let host = FunctionHost {
         services: Arc::new(Memory::new().services(Policy::new("default", "bench", Config::default()))),
@@ -70,7 +71,7 @@ async fn starts(options: &Options) -> Result<String> {
         let mut answered = Latencies::default();
         for _ in 0..count {
             let start = Instant::now();
-            let function = load_into(&engine, &source).await?;
+            let function = load_into(&engine, &source, Limits::default()).await?;
             loaded.record(start.elapsed());
             call(&function, b"first").await?;
             answered.record(start.elapsed());
@@ -107,7 +108,7 @@ async fn starts_by_size(options: &Options) -> Result<String> {
         (Form::Script, 300_000),
         (Form::Module, 300_000),
     ] {
-        let source = bundle::generate(form, bytes);
+        let source = body::echo(form, bytes, 0);
         let config = |code_cache_bytes| V8Config {
             code_cache_bytes,
             ..V8Config::default()

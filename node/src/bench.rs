@@ -6,12 +6,14 @@
 //! - In an open loop, latency counts from the time a request was due, not from when a busy generator got to send it.
 //! - What is told of several repeats is their median, with a 95 % confidence interval.
 
+pub mod body;
 pub mod engine;
 pub mod load;
 pub mod machine;
 pub mod nats;
 pub mod pace;
 pub mod payload;
+pub mod plot;
 pub mod process;
 pub mod stats;
 

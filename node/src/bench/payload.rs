@@ -1,9 +1,10 @@
 //! What load generators send, and what they expect back.
 
 use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 
 /// The request of each call, and the reply that is right.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Payload {
     /// What is sent.
     pub requests: Requests,
@@ -12,7 +13,7 @@ pub struct Payload {
 }
 
 /// What is sent.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Requests {
     /// So many bytes, different in every request, so that no reply is taken for another one's.
     Unique(usize),
@@ -21,7 +22,7 @@ pub enum Requests {
 }
 
 /// What must come back.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Expected {
     /// The request, byte for byte.
     Echo,
