@@ -2,7 +2,7 @@
 // @error host_service
 // @error-name HostServiceError
 // @stack : no key "nothing" in bucket
-// @stack at read (file:///host_call_stack.js:6:36)
+// @stack at read (file:///host_call_stack.js:6:32)
 const read = (env) => env.kv().get('nothing');
 export default async (msg, env) => {
   await null;
