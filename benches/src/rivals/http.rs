@@ -79,7 +79,8 @@ impl Pool {
     /// A request that the server cannot have seen, because it had closed the connection, is made again on another one.
     pub(crate) async fn call(&self, method: &Method, path: &str, body: Bytes) -> Result<Bytes, CallError> {
         loop {
-            let (mut connection, is_new) = match self.idle().pop() {
+            let idle = self.idle().pop();
+            let (mut connection, is_new) = match idle {
                 Some(connection) => (connection, false),
                 None => (self.connect().await?, true),
             };
