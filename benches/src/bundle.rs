@@ -26,7 +26,10 @@ pub(crate) fn generate(form: Form, bytes: usize) -> String {
     // Writing to a string cannot fail.
     _ = match form {
         Form::Script => write!(source, "(subject, payload) => {{\n  {body}  return payload;\n}}\n"),
-        Form::Module => write!(source, "const main = (msg) => {{\n  {body}  return msg.data;\n}};\nexport {{ main as default }};\n"),
+        Form::Module => write!(
+            source,
+            "const main = (msg) => {{\n  {body}  return msg.data;\n}};\nexport {{ main as default }};\n"
+        ),
     };
     source
 }
