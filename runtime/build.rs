@@ -11,6 +11,8 @@ use std::rc::Rc;
 
 use deno_core::snapshot::{CreateSnapshotOptions, create_snapshot};
 
+#[path = "src/v8/buffers.rs"]
+mod buffers;
 #[path = "src/v8/convert.rs"]
 mod convert;
 #[path = "src/engine.rs"]

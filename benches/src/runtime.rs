@@ -7,17 +7,16 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use nex_host_services::memory::Memory;
 use nex_host_services::{Config, Policy};
+use nex_node::bench::body::{self, Form};
+use nex_node::bench::stats::{Latencies, median, range};
 use nex_runtime::engine::{Engine, Function, FunctionHost, FunctionSpec, Limits};
 use nex_runtime::invocation::Trigger;
 use nex_runtime::v8::{V8Config, V8Engine};
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::Options;
-use crate::bundle::{self, Form};
 use crate::contender::fixture;
-use crate::machine;
 use crate::report::{self, Table, thousands};
-use crate::stats::{Latencies, median, range};
 
 /// Calls in flight in the throughput measurement.
 const WINDOW: usize = 256;
@@ -31,10 +30,11 @@ const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
 
 /// Loads a function into an engine of its own.
 async fn load(source: &[u8]) -> Result<Arc<dyn Function>> {
-    load_into(&V8Engine::new(V8Config::default())?, source).await
+    load_into(&V8Engine::new(V8Config::default())?, source, Limits::default()).await
 }
 
-async fn load_into(engine: &V8Engine, source: &[u8]) -> Result<Arc<dyn Function>> {
+/// Loads a function into an engine.
+pub(crate) async fn load_into(engine: &V8Engine, source: &[u8], limits: Limits) -> Result<Arc<dyn Function>> {
     let spec = FunctionSpec {
         id: "bench".to_owned(),
         namespace: "default".to_owned(),
@@ -42,7 +42,7 @@ async fn load_into(engine: &V8Engine, source: &[u8]) -> Result<Arc<dyn Function>
         workload_type: "v8".to_owned(),
         source: Bytes::copy_from_slice(source),
         vars: Default::default(),
-        limits: Limits::default(),
+        limits,
     };
     let host = FunctionHost {
         services: Arc::new(Memory::new().services(Policy::new("default", "bench", Config::default()))),
@@ -54,11 +54,10 @@ async fn load_into(engine: &V8Engine, source: &[u8]) -> Result<Arc<dyn Function>
 
 /// Runs it all and reports in Markdown.
 pub(crate) async fn run(options: &Options) -> Result<String> {
-    let mut facts = machine::describe();
-    facts.push(("Load average before", machine::load_average()));
+    let mut machine = report::machine();
     let body = starts(options).await? + &starts_by_size(options).await? + &calls(options).await?;
-    facts.push(("Load average after", machine::load_average()));
-    Ok(report::heading("Engine in process", &facts) + &body)
+    machine.finish();
+    Ok(report::heading("Engine in process", &machine.facts()) + &body)
 }
 
 /// From source to a loaded function, and on to its first reply.
@@ -72,7 +71,7 @@ async fn starts(options: &Options) -> Result<String> {
         let mut answered = Latencies::default();
         for _ in 0..count {
             let start = Instant::now();
-            let function = load_into(&engine, &source).await?;
+            let function = load_into(&engine, &source, Limits::default()).await?;
             loaded.record(start.elapsed());
             call(&function, b"first").await?;
             answered.record(start.elapsed());
@@ -109,14 +108,14 @@ async fn starts_by_size(options: &Options) -> Result<String> {
         (Form::Script, 300_000),
         (Form::Module, 300_000),
     ] {
-        let source = bundle::generate(form, bytes);
+        let source = body::echo(form, bytes, 0);
         let config = |code_cache_bytes| V8Config {
             code_cache_bytes,
             ..V8Config::default()
         };
         let bare = V8Engine::new(config(0))?;
         let cached = V8Engine::new(config(64 << 20))?;
-        let function = load_into(&cached, source.as_bytes()).await?;
+        let function = load_into(&cached, source.as_bytes(), Limits::default()).await?;
         while cached.code_cache_stats().entries == 0 {
             call(&function, b"warm").await?;
         }
@@ -127,7 +126,7 @@ async fn starts_by_size(options: &Options) -> Result<String> {
                 // The pool fills up.
                 tokio::time::sleep(PAUSE).await;
                 let start = Instant::now();
-                let function = load_into(engine, source.as_bytes()).await?;
+                let function = load_into(engine, source.as_bytes(), Limits::default()).await?;
                 loaded.record(start.elapsed());
                 call(&function, b"first").await?;
                 answered.record(start.elapsed());

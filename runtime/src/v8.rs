@@ -8,18 +8,23 @@
 //!
 //! [`EngineEvent::Condemned`]: crate::engine::EngineEvent::Condemned
 
+mod buffers;
 mod call;
 mod code_cache;
 mod convert;
+mod fatal;
 mod function;
+mod heap;
 mod host_calls;
 mod instance;
 mod isolate;
 mod loader;
 mod ops;
+mod pages;
 mod platform;
 mod pool;
 mod pressure;
+mod rejections;
 mod residents;
 mod soft_limits;
 mod stack_trace;
@@ -96,6 +101,12 @@ struct Shared {
     processors: usize,
     max_instances: usize,
     started: Instant,
+}
+
+/// Version of V8, for example `15.0.245.9-rusty`.
+#[must_use]
+pub fn version() -> &'static str {
+    deno_core::v8::VERSION_STRING
 }
 
 impl V8Engine {

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use deno_core::error::JsError;
 use deno_core::v8;
 
+use super::buffers;
 use crate::invocation::{ErrorKind, InvokeError};
 use crate::logs::MAX_LOG_LINE;
 
@@ -19,7 +20,7 @@ pub(crate) fn to_uint8_array<'s>(
     let buffer = if bytes.is_empty() {
         v8::ArrayBuffer::new(scope, 0)
     } else {
-        let store = v8::ArrayBuffer::new_backing_store_from_vec(bytes.to_vec()).make_shared();
+        let store = buffers::backing_store(bytes.to_vec()).make_shared();
         v8::ArrayBuffer::with_backing_store(scope, &store)
     };
     v8::Uint8Array::new(scope, buffer, 0, bytes.len())

@@ -361,12 +361,31 @@ impl Workload {
         });
     }
 
-    /// The heap is nearly full: ends the instance and answers its callers. Called on the isolate's thread, inside V8.
+    pub(super) fn report_hit(&self, hit: LimitHit) {
+        self.host.events.event(EngineEvent::LimitHit(hit));
+    }
+
+    /// A limit of memory was hit: ends the instance and answers its callers. Called on the isolate's thread, inside V8.
     pub(super) fn out_of_memory(self: &Arc<Self>, instance: &Arc<Instance>, hit: LimitHit) {
-        let mut answers = instance.terminate(&error(hit));
+        self.report_hit(hit);
+        self.discard(instance, &error(hit), Some(hit));
+    }
+
+    /// The code of an instance can neither go on nor be ended: answers its callers and condemns the process. Called on the
+    /// isolate's thread, inside V8, which it never leaves.
+    pub(super) fn give_up(self: &Arc<Self>, instance: &Arc<Instance>, reason: &str) {
+        tracing::error!(function = %self.spec.name, id = %self.spec.id, "{reason}");
+        if instance.condemn() {
+            self.report_condemned();
+        }
+        self.discard(instance, &InvokeError::new(ErrorKind::Memory, reason), None);
+    }
+
+    /// Terminates the code of an instance, and starts another if nobody is left.
+    fn discard(self: &Arc<Self>, instance: &Arc<Instance>, error: &InvokeError, hit: Option<LimitHit>) {
+        let mut answers = instance.terminate(error, hit);
         let restart = self.queue.lock().lose(instance, instance.take_back());
         deliver(&mut answers);
-        self.host.events.event(EngineEvent::LimitHit(hit));
         if restart {
             self.start_instance();
         }

@@ -236,15 +236,19 @@ impl Instance {
         mem::take(&mut self.state.lock().timed_out)
     }
 
-    /// Terminates the running code. All callers in flight are to be answered with `error`.
-    pub(super) fn terminate(&self, error: &InvokeError) -> Vec<Answer> {
+    /// Terminates the running code, because of a limit if one is given. All callers in flight are to be answered with
+    /// `error`.
+    pub(super) fn terminate(&self, error: &InvokeError, hit: Option<LimitHit>) -> Vec<Answer> {
         let mut state = self.state.lock();
+        state.hit = state.hit.or(hit);
         self.stop(&mut state, error);
         mem::take(&mut state.answers)
     }
 
     fn stop(&self, state: &mut State, error: &InvokeError) {
-        state.status = Status::Terminated;
+        if state.status != Status::Condemned {
+            state.status = Status::Terminated;
+        }
         if let Some(entry) = &mut state.entry {
             entry.terminated = Some(Instant::now());
         }
@@ -255,10 +259,14 @@ impl Instance {
             .extend(calls.into_iter().map(|call| (call.replies, Err(error.clone()))));
     }
 
-    /// Gives up on the running code: it gets the processor only when nobody else wants it.
-    pub(super) fn condemn(&self) {
-        self.state.lock().status = Status::Condemned;
+    /// Gives up on the running code: it gets the processor only when nobody else wants it. `false`: that was done before.
+    pub(super) fn condemn(&self) -> bool {
+        let status = mem::replace(&mut self.state.lock().status, Status::Condemned);
+        if status == Status::Condemned {
+            return false;
+        }
         self.thread.set_idle_priority();
+        true
     }
 
     /// The limit for which its code was terminated.
@@ -338,10 +346,15 @@ impl Instance {
             Some(Entry {
                 terminated: Some(since),
                 ..
-            }) if state.status != Status::Condemned && now.saturating_duration_since(*since) >= GRACE => {
-                state.status = Status::Condemned;
-                verdict.condemned = true;
-                self.thread.set_idle_priority();
+            }) if state.status != Status::Condemned => {
+                if now.saturating_duration_since(*since) >= GRACE {
+                    state.status = Status::Condemned;
+                    verdict.condemned = true;
+                    self.thread.set_idle_priority();
+                } else {
+                    // A termination ends one run of JavaScript, and the host may just have begun another.
+                    self.isolate.terminate_execution();
+                }
             }
             Some(_) | None => {}
         }

@@ -9,13 +9,17 @@ mod poll;
 mod warm_up;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use deno_core::error::{CoreError, CoreErrorKind};
 use deno_core::{JsRuntime, RuntimeOptions, serde_v8, v8};
 
+use super::buffers::{Account, MemoryOwner};
+use super::heap::{self, IsolateParams};
 use super::loader::NoImports;
 use super::ops::{OpHost, Pending, nex};
+use super::rejections::Rejections;
 use super::stack_trace;
 use crate::engine::{FunctionSpec, LoadError};
 
@@ -36,6 +40,9 @@ pub(super) struct Isolate {
     pending: Rc<Pending>,
     /// Promises that invocations wait for.
     awaited: Vec<(u32, v8::Global<v8::Promise>)>,
+    params: IsolateParams,
+    account: Arc<Account>,
+    rejections: Rc<Rejections>,
     js: JsRuntime,
     // Declared after `js`: its strings are in here.
     source: Bytes,
@@ -46,6 +53,7 @@ struct Api {
     abort: v8::Global<v8::Function>,
     call_message: v8::Global<v8::Function>,
     finish: v8::Global<v8::Function>,
+    log_rejection: v8::Global<v8::Function>,
     settle_host_call: v8::Global<v8::Function>,
     assign: v8::Global<v8::Function>,
 }
@@ -62,21 +70,24 @@ enum Handler {
 }
 
 impl Isolate {
-    /// A blank isolate with at most `heap_bytes` of JavaScript heap. Must be called inside a tokio runtime.
+    /// A blank isolate. Must be called inside a tokio runtime, on a thread with the stack that `params` asks for.
     ///
     /// # Errors
     /// When the snapshot does not fit this binary, which a build cannot produce.
-    pub(super) fn new(heap_bytes: usize) -> Result<Self, CoreError> {
+    pub(super) fn new(params: IsolateParams) -> Result<Self, CoreError> {
+        let account = Account::open();
+        let create_params = params.create_params().array_buffer_allocator(account.allocator());
         let mut js = JsRuntime::try_new(RuntimeOptions {
             startup_snapshot: Some(STARTUP_SNAPSHOT),
             extensions: vec![nex::init()],
             skip_op_registration: true,
             module_loader: Some(Rc::new(NoImports)),
-            create_params: Some(v8::CreateParams::default().heap_limits(0, heap_bytes)),
+            create_params: Some(create_params),
             ..Default::default()
         })?;
         js.v8_isolate().set_allow_atomics_wait(false);
         js.v8_isolate().set_prepare_stack_trace_callback(stack_trace::prepare);
+        let rejections = Rejections::hook(js.v8_isolate());
         let context = js.main_context();
         let api = {
             deno_core::scope!(scope, js);
@@ -93,6 +104,9 @@ impl Isolate {
             host: None,
             pending: js.op_state().borrow().borrow::<Rc<Pending>>().clone(),
             awaited: Vec::new(),
+            params,
+            account,
+            rejections,
             js,
             source: Bytes::new(),
         })
@@ -102,8 +116,16 @@ impl Isolate {
         self.js.v8_isolate().thread_safe_handle()
     }
 
-    /// Gives the isolate to a function for the rest of its life.
-    pub(super) fn assign(&mut self, host: Rc<dyn OpHost>, spec: &FunctionSpec) -> Result<(), LoadError> {
+    /// Gives the isolate to a function for the rest of its life. Its memory limits hold from now on, and `owner` is told
+    /// when they are hit.
+    pub(super) fn assign(
+        &mut self,
+        host: Rc<dyn OpHost>,
+        owner: Arc<dyn MemoryOwner>,
+        spec: &FunctionSpec,
+    ) -> Result<(), LoadError> {
+        self.account.assign(&spec.limits, owner);
+        heap::guard(&mut self.js, self.params, &spec.limits, &self.account);
         self.js.op_state().borrow_mut().put(Rc::clone(&host));
         self.host = Some(host);
         deno_core::scope!(scope, self.js);
@@ -114,11 +136,6 @@ impl Isolate {
             .call(scope, receiver, &arguments)
             .map(drop)
             .ok_or_else(|| LoadError::Engine("the environment could not be set".into()))
-    }
-
-    /// Calls `callback(current, initial) -> new limit` when the heap limit is near.
-    pub(super) fn on_heap_limit(&mut self, callback: impl FnMut(usize, usize) -> usize + 'static) {
-        self.js.add_near_heap_limit_callback(callback);
     }
 }
 
@@ -145,6 +162,7 @@ impl Api {
             abort: function("abort")?,
             call_message: function("callMessage")?,
             finish: function("finish")?,
+            log_rejection: function("logRejection")?,
             settle_host_call: function("settleHostCall")?,
             assign: function("assign")?,
         };

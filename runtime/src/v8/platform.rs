@@ -11,8 +11,7 @@ use std::thread;
 
 use deno_core::{JsRuntime, v8_set_flags};
 
-/// Bytes of stack of an isolate thread. V8 takes about 1 MB of it for JavaScript; ops and the host need the rest.
-const ISOLATE_STACK_BYTES: usize = 4 << 20;
+use super::{fatal, pages};
 
 /// V8's flags beside deno_core's own.
 const FLAGS: [&str; 2] = [
@@ -22,19 +21,24 @@ const FLAGS: [&str; 2] = [
     "--no-memory-pool-share-memory-on-teardown",
 ];
 
+/// Environment variable with further flags, separated by spaces, which override ours: for tests and benchmarks that compare
+/// flags. An agent's environment is its node's choice, never a function's.
+const FLAGS_VARIABLE: &str = "NEX_V8_FLAGS";
+
 type Job = Box<dyn FnOnce() + Send>;
 
 struct Spawn {
     name: String,
+    stack_bytes: usize,
     job: Job,
     started: Sender<io::Result<()>>,
 }
 
-/// Runs `job` on a new thread that may run an isolate.
+/// Runs `job` on a new thread that may run an isolate, with `stack_bytes` of stack.
 ///
 /// # Errors
 /// When V8 refuses our flags or the system has no thread left.
-pub(crate) fn spawn_isolate_thread(name: String, job: Job) -> io::Result<()> {
+pub(crate) fn spawn_isolate_thread(name: String, stack_bytes: usize, job: Job) -> io::Result<()> {
     static SPAWNER: OnceLock<Result<Sender<Spawn>, String>> = OnceLock::new();
     let gone = || io::Error::other("the V8 platform thread has ended");
     let spawner = SPAWNER
@@ -42,7 +46,14 @@ pub(crate) fn spawn_isolate_thread(name: String, job: Job) -> io::Result<()> {
         .as_ref()
         .map_err(|error| io::Error::other(error.clone()))?;
     let (started, result) = mpsc::channel();
-    spawner.send(Spawn { name, job, started }).map_err(|_| gone())?;
+    spawner
+        .send(Spawn {
+            name,
+            stack_bytes,
+            job,
+            started,
+        })
+        .map_err(|_| gone())?;
     result.recv().map_err(|_| gone())?
 }
 
@@ -50,19 +61,29 @@ fn start_platform() -> Result<Sender<Spawn>, String> {
     let (sender, spawns) = mpsc::channel::<Spawn>();
     let (ready, initialised) = mpsc::channel();
     let run = move || {
-        let flags = std::iter::once("nex").chain(FLAGS).map(str::to_owned).collect();
+        let further = std::env::var(FLAGS_VARIABLE).unwrap_or_default();
+        let flags = std::iter::once("nex").chain(FLAGS).chain(further.split_whitespace());
+        let flags = flags.map(str::to_owned).collect();
         let unknown: Vec<String> = v8_set_flags(flags).into_iter().skip(1).collect();
         if !unknown.is_empty() {
             _ = ready.send(Err(format!("this V8 does not know the flags {unknown:?}")));
             return;
         }
         JsRuntime::init_platform(None);
+        fatal::install();
+        if let Err(error) = pages::install() {
+            _ = ready.send(Err(error));
+            return;
+        }
         _ = ready.send(Ok(()));
-        for Spawn { name, job, started } in spawns {
-            let thread = thread::Builder::new()
-                .name(name)
-                .stack_size(ISOLATE_STACK_BYTES)
-                .spawn(job);
+        for Spawn {
+            name,
+            stack_bytes,
+            job,
+            started,
+        } in spawns
+        {
+            let thread = thread::Builder::new().name(name).stack_size(stack_bytes).spawn(job);
             _ = started.send(thread.map(drop));
         }
     };

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::V8Config;
+use super::heap::IsolateParams;
 use super::platform;
 use super::thread::{self, Assignment};
 use crate::engine::LoadError;
@@ -36,33 +37,36 @@ impl Pool {
     /// Makes blank isolates until there are as many as there should be.
     pub(super) fn refill(&self) -> io::Result<()> {
         while self.blanks.lock().len() < self.config.pool_size {
-            let blank = self.spawn()?;
+            let blank = spawn(IsolateParams::pooled(&self.config))?;
             self.blanks.lock().push_back(blank);
         }
         Ok(())
     }
 
-    /// Gives the function to a blank isolate, or to a new one when none is there.
+    /// Gives the function to a blank isolate, or to a new one when none is there that suits it.
     pub(super) fn assign(&self, assignment: Assignment) -> Result<(), (Assignment, LoadError)> {
-        let pooled = self.blanks.lock().pop_front();
-        let blank = match pooled {
-            Some(blank) => blank,
-            None => match self.spawn() {
-                Ok(blank) => blank,
-                Err(error) => return Err((assignment, LoadError::Engine(error.to_string()))),
-            },
+        let blank = match IsolateParams::for_function(&self.config, assignment.workload.limits()) {
+            Some(params) => spawn(params),
+            None => {
+                let pooled = self.blanks.lock().pop_front();
+                pooled.map_or_else(|| spawn(IsolateParams::pooled(&self.config)), Ok)
+            }
+        };
+        let blank = match blank {
+            Ok(blank) => blank,
+            Err(error) => return Err((assignment, LoadError::Engine(error.to_string()))),
         };
         blank.send(assignment).map_err(|assignment| {
             let error = LoadError::Engine("a blank isolate's thread had ended".into());
             (assignment, error)
         })
     }
+}
 
-    /// Starts a thread that makes a blank isolate and waits for a function.
-    fn spawn(&self) -> io::Result<Blank> {
-        let (sender, receiver) = oneshot::channel();
-        let heap_bytes = usize::try_from(self.config.heap_bytes).unwrap_or(usize::MAX);
-        platform::spawn_isolate_thread("isolate".into(), Box::new(move || thread::run(heap_bytes, receiver)))?;
-        Ok(sender)
-    }
+/// Starts a thread that makes a blank isolate and waits for a function.
+fn spawn(params: IsolateParams) -> io::Result<Blank> {
+    let (sender, receiver) = oneshot::channel();
+    let job = Box::new(move || thread::run(params, receiver));
+    platform::spawn_isolate_thread("isolate".into(), params.thread_stack_bytes(), job)?;
+    Ok(sender)
 }

@@ -7,28 +7,32 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 
+use super::buffers::MemoryOwner;
 use super::call::{Answer, Begun, deliver};
 use super::function::{Fetched, Report, Workload};
+use super::heap::IsolateParams;
 use super::instance::{Instance, Next, Status};
 use super::isolate::{Isolate, LoadFailure, Loaded};
 use super::ops::OpHost;
 use super::soft_limits::SoftLimitEvents;
+use super::thread_id::name_current_thread;
 use crate::engine::{Limit, LimitHit, Limits, LoadError};
 use crate::host_services::HostServices;
 use crate::invocation::{ErrorKind, InvokeError, Reply};
 use crate::logs::LogLine;
 
-/// Room that code near the heap limit gets to end in.
-const HEAP_HEADROOM_BYTES: usize = 32 << 20;
-
-/// How long an answer may wait for others to be given together with it.
+/// How long answers may gather, to be given together, while calls follow each other closely. Writing many at a time is
+/// cheaper for everyone on their way, and the answers of a function that takes longer than this wait for nothing.
 const ANSWERS_WAIT: Duration = Duration::from_micros(50);
+
+/// Batches of calls after which an isolate with nothing pending is polled all the same, for the tasks that V8 has left to
+/// be run on its thread.
+const MAX_UNPOLLED: u32 = 32;
 
 /// A function for a blank isolate.
 pub(super) struct Assignment {
@@ -37,13 +41,13 @@ pub(super) struct Assignment {
 }
 
 /// The body of an isolate thread; it ends without a function when the pool is dropped.
-pub(super) fn run(heap_bytes: usize, assignment: oneshot::Receiver<Assignment>) {
+pub(super) fn run(params: IsolateParams, assignment: oneshot::Receiver<Assignment>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "an isolate thread has no runtime"),
     };
     runtime.block_on(async {
-        let isolate = Isolate::new(heap_bytes);
+        let isolate = Isolate::new(params);
         let Ok(Assignment { workload, report }) = assignment.await else {
             return;
         };
@@ -51,6 +55,7 @@ pub(super) fn run(heap_bytes: usize, assignment: oneshot::Receiver<Assignment>) 
             Ok(isolate) => isolate,
             Err(error) => return refuse(&workload, report, LoadError::Engine(error.to_string())),
         };
+        name_current_thread(&workload.spec.id);
         let instance = Arc::new(Instance::new(isolate.handle()));
         let engine = Arc::clone(workload.engine());
         let resident = engine.residents.enter(&instance);
@@ -61,9 +66,9 @@ pub(super) fn run(heap_bytes: usize, assignment: oneshot::Receiver<Assignment>) 
             waiting: Cell::new(0),
             answers: RefCell::default(),
             idle_since: Cell::new(None),
+            unpolled: Cell::new(0),
             soft_limits: SoftLimitEvents::default(),
         });
-        watch_heap(&mut isolate, &link, heap_bytes);
         match link.load(&mut isolate).await {
             Ok(()) => {
                 link.workload.instance_ready(&link.instance);
@@ -95,29 +100,6 @@ pub(super) fn refuse(workload: &Workload, report: Option<Report>, error: LoadErr
     }
 }
 
-/// The first time the heap is nearly full, its code is terminated and gets room to end in; code that uses that up, too,
-/// cannot be ended, and its thread stays here for ever.
-fn watch_heap(isolate: &mut Isolate, link: &Link, limit: usize) {
-    let workload = Arc::clone(&link.workload);
-    let instance = Arc::clone(&link.instance);
-    isolate.on_heap_limit(move |current, _initial| {
-        if instance.status() != Status::Terminated {
-            let hit = LimitHit {
-                limit: Limit::HeapBytes,
-                allowed: limit as u64,
-                measured: current as u64,
-            };
-            workload.out_of_memory(&instance, hit);
-            return current + HEAP_HEADROOM_BYTES;
-        }
-        instance.condemn();
-        workload.report_condemned();
-        loop {
-            thread::park();
-        }
-    });
-}
-
 /// Between an isolate and its function: what ops act on.
 struct Link {
     workload: Arc<Workload>,
@@ -128,6 +110,8 @@ struct Link {
     answers: RefCell<Vec<Answer>>,
     /// Since when it has had nothing to do.
     idle_since: Cell<Option<Instant>>,
+    /// Batches of calls since the isolate was last polled.
+    unpolled: Cell<u32>,
     soft_limits: SoftLimitEvents,
 }
 
@@ -176,6 +160,26 @@ impl OpHost for Link {
     }
 }
 
+/// What the memory of an isolate belongs to.
+struct Owner {
+    workload: Arc<Workload>,
+    instance: Arc<Instance>,
+}
+
+impl MemoryOwner for Owner {
+    fn limit_hit(&self, hit: LimitHit) {
+        self.workload.report_hit(hit);
+    }
+    fn out_of_memory(&self, hit: LimitHit) {
+        if matches!(self.instance.status(), Status::Live | Status::Retired) {
+            self.workload.out_of_memory(&self.instance, hit);
+        }
+    }
+    fn beyond_rescue(&self, reason: &str) {
+        self.workload.give_up(&self.instance, reason);
+    }
+}
+
 /// The instance was terminated: its isolate must not run again.
 struct Lost;
 
@@ -216,7 +220,11 @@ impl Link {
         let wall_time = self.workload.limits().wall_time;
         let deadline = Instant::now() + wall_time;
         let host: Rc<dyn OpHost> = Rc::<Self>::clone(self);
-        isolate.assign(host, &self.workload.spec)?;
+        let owner = Arc::new(Owner {
+            workload: Arc::clone(&self.workload),
+            instance: Arc::clone(&self.instance),
+        });
+        isolate.assign(host, owner, &self.workload.spec)?;
         let (source, cache) = (&self.workload.source, self.workload.code_cache());
         let begun = self.run(deadline, true, || isolate.load(source, cache));
         match begun.unwrap_or(Err(LoadFailure::Terminated)) {
@@ -324,7 +332,13 @@ impl Link {
                 let deadline = Instant::now() + self.workload.limits().wall_time;
                 self.run(deadline, false, || isolate.abort(key, "the invocation's time is up"))?;
             }
-            let full = self.serve_calls(isolate)?;
+            let (served, full) = self.serve_calls(isolate)?;
+            if served && !full && !isolate.has_pending() && self.unpolled.get() < MAX_UNPOLLED {
+                // What a poll costs, most calls need not pay.
+                self.unpolled.set(self.unpolled.get() + 1);
+                return Ok(self.rest(true));
+            }
+            self.unpolled.set(0);
             let quiet = match self.poll(isolate, cx)? {
                 Poll::Pending => false,
                 Poll::Ready(Ok(())) => true,
@@ -342,33 +356,41 @@ impl Link {
                 // A promise settled by the poll has made room for a call that waits.
                 continue;
             }
-            let idle = in_flight == 0 && (quiet || self.waiting.get() == 0);
-            return Ok(match idle {
-                true if self.workload.is_done_with(&self.instance) => Served::Done,
-                true => Served::Idle,
-                false => Served::Waiting,
-            });
+            return Ok(self.rest(quiet));
         }
     }
 
-    /// Begins all calls that wait, as many as may be in flight. Returns whether more wait than may be.
-    fn serve_calls(&self, isolate: &mut Isolate) -> Result<bool, Lost> {
-        let mut since = None;
+    /// What an instance that has nothing to run waits for. `quiet`: nothing is pending in its isolate.
+    fn rest(&self, quiet: bool) -> Served {
+        let idle = self.instance.in_flight() == 0 && (quiet || self.waiting.get() == 0);
+        match idle {
+            true if self.workload.is_done_with(&self.instance) => Served::Done,
+            true => Served::Idle,
+            false => Served::Waiting,
+        }
+    }
+
+    /// Begins all calls that wait, as many as may be in flight. Returns whether there were any, and whether more wait than
+    /// may be.
+    fn serve_calls(&self, isolate: &mut Isolate) -> Result<(bool, bool), Lost> {
+        let mut since = Instant::now();
+        let mut served = false;
         loop {
             match self.instance.begin_next() {
                 Next::Call(Begun { key, trigger, deadline }) => {
+                    served = true;
                     self.idle_since.set(None);
                     isolate.call(key, deadline, &trigger);
                     let now = Instant::now();
-                    if now.duration_since(*since.get_or_insert(now)) > ANSWERS_WAIT {
+                    if now.duration_since(since) > ANSWERS_WAIT {
                         self.deliver();
-                        since = None;
+                        since = now;
                     }
                 }
                 Next::Nothing => match self.workload.fetch(&self.instance) {
                     Fetched::Calls => {}
-                    Fetched::Parked => return Ok(false),
-                    Fetched::Full => return Ok(true),
+                    Fetched::Parked => return Ok((served, false)),
+                    Fetched::Full => return Ok((served, true)),
                 },
                 Next::Lost => return Err(Lost),
             }

@@ -39,7 +39,9 @@ impl Isolate {
             Some(promise) => self.awaited.push((key, promise)),
             None => drop(self.pending.take_signal(key)),
         }
-        scope.perform_microtask_checkpoint();
+        if !scope.has_terminated() && !scope.is_execution_terminating() {
+            scope.perform_microtask_checkpoint();
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
 use deno_core::v8;
 
 use super::{Api, Handler};
@@ -23,10 +22,8 @@ pub(super) fn run(scope: &mut v8::PinScope<'_, '_>, api: &Api) -> Option<()> {
     let function = v8::Local::<v8::Function>::try_from(function).ok()?;
     let function = v8::Global::new(scope, function);
     let receiver = v8::Global::new(scope, undefined);
-    let trigger = Trigger {
-        payload: Bytes::from_static(b"payload"),
-        ..Trigger::default()
-    };
+    // Without payload, which would count as the function's memory.
+    let trigger = Trigger::default();
     for handler in [
         Handler::Classic(function.clone()),
         Handler::Module { function, receiver },

@@ -108,7 +108,9 @@
 
   function text(value, message) {
     if (typeof value !== "string" || value === "") throw invalid(message);
-    if (value.length > MAX_TEXT) throw invalid(`${message}, of at most ${MAX_TEXT} characters`);
+    if (value.length > MAX_TEXT) {
+      throw invalid(`a text of ${value.length} characters is too long: at most ${MAX_TEXT} are allowed`);
+    }
     return value;
   }
 
