@@ -15,11 +15,11 @@ use crate::contender::{Isolation, Node, Process, fixture};
 use crate::report::{self, Table, thousands};
 
 /// Requests in flight.
-const WINDOWS: [usize; 3] = [1, 16, 256];
+pub(crate) const WINDOWS: [usize; 3] = [1, 16, 256];
 /// Payload bytes.
-const SIZES: [usize; 2] = [128, 1024];
+pub(crate) const SIZES: [usize; 2] = [128, 1024];
 /// Longest wait for one reply.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Quantiles that the latency tables show.
 const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
 
@@ -47,10 +47,11 @@ pub(crate) async fn run(options: &Options, rate: u32) -> Result<String> {
         ..ServerOptions::default()
     })?;
     let url = server.url();
+    let logs = tempfile::tempdir()?;
     let classic = fixture("identity.js");
     let module = fixture("identity.mjs");
 
-    let native = Process::native_echo(&url, "bench.native").await?;
+    let native = Process::native_echo(&url, "bench.native", &logs.path().join("native.log")).await?;
     let in_process = Node::start(&url, Isolation::InProcess).await?;
     in_process.deploy(&classic, "bench.in_process.classic").await?;
     in_process.deploy(&module, "bench.in_process.module").await?;
@@ -176,7 +177,7 @@ async fn closed_loop(
 }
 
 /// A figure with failed calls in it would be a figure of something else.
-fn faultless(tally: &Tally) -> Result<()> {
+pub(crate) fn faultless(tally: &Tally) -> Result<()> {
     ensure!(tally.failures.total() == 0, "{}", tally.failures);
     Ok(())
 }

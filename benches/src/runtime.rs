@@ -30,10 +30,11 @@ const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
 
 /// Loads a function into an engine of its own.
 async fn load(source: &[u8]) -> Result<Arc<dyn Function>> {
-    load_into(&V8Engine::new(V8Config::default())?, source).await
+    load_into(&V8Engine::new(V8Config::default())?, source, Limits::default()).await
 }
 
-async fn load_into(engine: &V8Engine, source: &[u8]) -> Result<Arc<dyn Function>> {
+/// Loads a function into an engine.
+pub(crate) async fn load_into(engine: &V8Engine, source: &[u8], limits: Limits) -> Result<Arc<dyn Function>> {
     let spec = FunctionSpec {
         id: "bench".to_owned(),
         namespace: "default".to_owned(),
@@ -41,7 +42,7 @@ async fn load_into(engine: &V8Engine, source: &[u8]) -> Result<Arc<dyn Function>
         workload_type: "v8".to_owned(),
         source: Bytes::copy_from_slice(source),
         vars: Default::default(),
-        limits: Limits::default(),
+        limits,
     };
     let host = FunctionHost {
         services: Arc::new(Memory::new().services(Policy::new("default", "bench", Config::default()))),
@@ -70,7 +71,7 @@ async fn starts(options: &Options) -> Result<String> {
         let mut answered = Latencies::default();
         for _ in 0..count {
             let start = Instant::now();
-            let function = load_into(&engine, &source).await?;
+            let function = load_into(&engine, &source, Limits::default()).await?;
             loaded.record(start.elapsed());
             call(&function, b"first").await?;
             answered.record(start.elapsed());

@@ -90,6 +90,7 @@ async fn host_calls_beyond_the_limit_are_refused_at_once() {
     let services = Arc::new(Services::default());
     let limits = Limits {
         host_calls: 7,
+        instances: 1,
         heap_bytes: 1 << 30,
         cpu_time: Duration::from_secs(20),
         ..Limits::default()
@@ -509,6 +510,7 @@ async fn a_million_promises_that_nothing_settles_fail_and_are_gone() {
 async fn a_flood_of_unhandled_rejections_fills_no_log() {
     let limits = Limits {
         log_lines: 20,
+        instances: 1,
         cpu_time: Duration::from_secs(20),
         ..Limits::default()
     };

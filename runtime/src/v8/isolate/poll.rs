@@ -41,11 +41,14 @@ impl Isolate {
         Poll::Pending
     }
 
-    /// Whether host calls or timers are pending: without any, only promise jobs can run, which a microtask checkpoint
+    /// Whether a [`poll`](Self::poll) has something to do: host calls or timers are pending, an invocation waits for a
+    /// promise, or a rejection has to be logged. Without any, only promise jobs can run, which the microtask checkpoint
     /// after each call has done.
-    #[allow(dead_code, reason = "for the thread, to leave out polls that can do nothing")]
     pub(in crate::v8) fn has_pending(&self) -> bool {
-        self.pending.host_calls.pending() > 0 || self.pending.timers() > 0
+        self.pending.host_calls.pending() > 0
+            || self.pending.timers() > 0
+            || !self.awaited.is_empty()
+            || !self.rejections.is_empty()
     }
 
     /// Hands the answers that have come to JavaScript.
