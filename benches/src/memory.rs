@@ -70,8 +70,7 @@ pub(crate) async fn run(options: &Options) -> Result<String> {
     body += &burst(&scale).await?;
     body += &churn(&scale).await?;
     machine.finish();
-    let mut facts = machine.facts();
-    Ok(report::heading("Memory", &facts) + &body)
+    Ok(report::heading("Memory", &machine.facts()) + &body)
 }
 
 /// Functions of one engine, each loaded and called once.

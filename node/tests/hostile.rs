@@ -14,12 +14,12 @@
     reason = "tests fail by panicking; their modules are shared by path"
 )]
 
-#[path = "agents/binary.rs"]
-mod binary;
 #[path = "hostile/attack.rs"]
 mod attack;
 #[path = "hostile/bench.rs"]
 mod bench;
+#[path = "agents/binary.rs"]
+mod binary;
 #[path = "hostile/expected.rs"]
 mod expected;
 #[path = "hostile/host.rs"]
@@ -35,7 +35,12 @@ use self::suite::{Agents, run};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn code_that_does_not_end_is_stopped_at_its_limit() {
-    run("stopped", Agents::OfProduction, &["endless.js", "called_back.js", "wasm.js"]).await;
+    run(
+        "stopped",
+        Agents::OfProduction,
+        &["endless.js", "called_back.js", "wasm.js"],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -45,7 +50,12 @@ async fn a_top_level_that_does_not_end_does_not_load() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_is_limited_whatever_it_is_made_of() {
-    run("memory", Agents::OfProduction, &["heap.js", "buffers.js", "recursion.js"]).await;
+    run(
+        "memory",
+        Agents::OfProduction,
+        &["heap.js", "buffers.js", "recursion.js"],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

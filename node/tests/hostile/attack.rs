@@ -102,7 +102,12 @@ impl Attack {
         bench.call_victims().await?;
         self.check_healthy(bench, function).await?;
         self.check_log(&ear)?;
-        let calls = bench.load.next_window().close(PATIENCE).await.map_err(|error| anyhow!(error))?;
+        let calls = bench
+            .load
+            .next_window()
+            .close(PATIENCE)
+            .await
+            .map_err(|error| anyhow!(error))?;
         if let Some(complaint) = calls.complaint(self.expected.fate == Fate::Dies) {
             bail!(complaint);
         }
@@ -131,7 +136,12 @@ impl Attack {
             (Answer::Refused(why), Outcome::NotLoaded(LoadError::Threw(message))) => message.contains(why),
             _ => false,
         };
-        ensure!(right, "answered {:.400}, expected {:?}", format!("{outcome:?}"), self.expected.answer);
+        ensure!(
+            right,
+            "answered {:.400}, expected {:?}",
+            format!("{outcome:?}"),
+            self.expected.answer
+        );
         Ok(())
     }
 
@@ -141,7 +151,9 @@ impl Attack {
             let hit = timeout(PATIENCE, hit)
                 .await
                 .with_context(|| format!("no event about {}, only {:?}", expected.as_str(), ear.events()))?;
-            let EngineEvent::LimitHit(hit) = hit else { bail!("{hit:?}") };
+            let EngineEvent::LimitHit(hit) = hit else {
+                bail!("{hit:?}")
+            };
             ensure!(hit.measured >= hit.allowed, "{hit}");
         }
         if self.expected.fate == Fate::Condemned {
@@ -166,7 +178,12 @@ impl Attack {
             Fate::Stays => {
                 bench.no_news(AFTERMATH).await?;
                 let now = bench.reunion().await?;
-                ensure!(now.pid == agent.pid, "the victims moved from {} to {}", agent.id, now.id);
+                ensure!(
+                    now.pid == agent.pid,
+                    "the victims moved from {} to {}",
+                    agent.id,
+                    now.id
+                );
                 return Ok(false);
             }
             Fate::Condemned => {

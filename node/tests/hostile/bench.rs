@@ -55,9 +55,16 @@ impl Bench {
         let load = Load::start(victims.clone());
         // Cold starts and first optimisations are nobody's fault.
         tokio::time::sleep(IDLE / 4).await;
-        load.next_window().close(PATIENCE).await.map_err(|error| anyhow!(error))?;
+        load.next_window()
+            .close(PATIENCE)
+            .await
+            .map_err(|error| anyhow!(error))?;
         tokio::time::sleep(IDLE).await;
-        let idle = load.next_window().close(PATIENCE).await.map_err(|error| anyhow!(error))?;
+        let idle = load
+            .next_window()
+            .close(PATIENCE)
+            .await
+            .map_err(|error| anyhow!(error))?;
         let events = pool.subscribe();
         Ok(Self {
             pool,
@@ -130,7 +137,9 @@ impl Bench {
 
     /// Waits for the agent to be condemned.
     pub async fn condemned(&mut self, agent: &AgentInfo) -> Result<()> {
-        let news = timeout(PATIENCE, self.news()).await.context("no agent was condemned")??;
+        let news = timeout(PATIENCE, self.news())
+            .await
+            .context("no agent was condemned")??;
         ensure!(
             matches!(&news, AgentEvent::Condemned { id, .. } if *id == agent.id),
             "expected {} to be condemned: {news:?}",

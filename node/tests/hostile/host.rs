@@ -19,7 +19,9 @@ const NAMESPACE: &str = "hostile";
 
 /// A file of `fixtures/js/hostile`.
 pub fn fixture(file: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/js/hostile").join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../fixtures/js/hostile")
+        .join(file);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 

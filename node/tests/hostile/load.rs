@@ -114,7 +114,10 @@ impl Window {
         closed.map_err(|_| {
             let calls = self.calls.lock();
             let lost = calls.sent - calls.answered;
-            format!("{lost} of {} calls of victims were not answered within {patience:?}", calls.sent)
+            format!(
+                "{lost} of {} calls of victims were not answered within {patience:?}",
+                calls.sent
+            )
         })
     }
 

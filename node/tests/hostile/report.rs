@@ -39,7 +39,8 @@ impl fmt::Display for Row {
             self.answer,
             ms(self.took),
             self.fate,
-            self.replaced.map_or_else(String::new, |time| format!(" (replaced after {} ms)", ms(time))),
+            self.replaced
+                .map_or_else(String::new, |time| format!(" (replaced after {} ms)", ms(time))),
             calls.count(),
             calls.errors.len(),
             ms(calls.percentile(99)),
@@ -60,7 +61,11 @@ pub fn say(line: &str) {
 /// Prints what was measured, and appends it as a Markdown table to the file that the environment names.
 pub fn publish(suite: &str, idle: &Calls, rows: &[Row]) {
     let p99 = idle.percentile(99);
-    say(&format!("{suite}: {} attacks; victims undisturbed: p99 {} ms", rows.len(), ms(p99)));
+    say(&format!(
+        "{suite}: {} attacks; victims undisturbed: p99 {} ms",
+        rows.len(),
+        ms(p99)
+    ));
     let Some(path) = std::env::var_os(FILE) else { return };
     let mut table = format!(
         "\n### Hostile functions, {suite}\n\nVictims undisturbed: {} calls, p50 {} ms, p99 {} ms.\n\n\

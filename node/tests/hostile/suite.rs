@@ -61,7 +61,12 @@ pub async fn run(suite: &str, agents: Agents, files: &[&'static str]) {
         }
     }
     publish(suite, &bench.idle, &rows);
-    assert!(failures.is_empty(), "{} attacks:\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} attacks:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
     bench.pool.shutdown().await;
 }
 
@@ -75,9 +80,13 @@ async fn names(bench: &Bench, file: &str) -> Result<Vec<String>> {
     let source = fixture(file);
     if file.starts_with("top_level") {
         let cases = source.lines().filter_map(|line| line.trim().strip_prefix("case \""));
-        return Ok(cases.filter_map(|case| Some(case.split_once('"')?.0.to_owned())).collect());
+        return Ok(cases
+            .filter_map(|case| Some(case.split_once('"')?.0.to_owned()))
+            .collect());
     }
-    let function = bench.pool.load(spec("names", source_of(file), Limits::default()), host().0);
+    let function = bench
+        .pool
+        .load(spec("names", source_of(file), Limits::default()), host().0);
     let reply = call(&function.await?, "names").await?;
     serde_json::from_slice(&reply.body).with_context(|| format!("the names in {file}: {:?}", reply.body))
 }

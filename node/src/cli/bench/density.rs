@@ -97,7 +97,7 @@ impl Density {
                 probes.push(self.probe_elsewhere(context, state).await?);
                 context.progress.step();
             }
-            variants.push(self.variant(context, state, &probes));
+            variants.push(Self::variant(state, &probes));
         }
         Ok(self.benchmark(
             "Each repeat is a process of its own with one engine, and the memory is that of the process",
@@ -124,7 +124,7 @@ impl Density {
                 context.progress.step();
             }
             stage.remove(functions).await?;
-            variants.push(self.variant(context, state, &probes));
+            variants.push(Self::variant(state, &probes));
         }
         Ok(self.benchmark(
             "Each repeat adds functions to those of the one before, and the memory is that of the node's agent processes",
@@ -186,7 +186,7 @@ impl Density {
         })
     }
 
-    fn variant(&self, context: &Context, state: State, probes: &[Probe]) -> Variant {
+    fn variant(state: State, probes: &[Probe]) -> Variant {
         let mut variant = Variant::new(state.name(), "");
         let mut slopes = Vec::new();
         for probe in probes {
