@@ -115,7 +115,7 @@ async fn starts_by_size(options: &Options) -> Result<String> {
         };
         let bare = V8Engine::new(config(0))?;
         let cached = V8Engine::new(config(64 << 20))?;
-        let function = load_into(&cached, source.as_bytes()).await?;
+        let function = load_into(&cached, source.as_bytes(), Limits::default()).await?;
         while cached.code_cache_stats().entries == 0 {
             call(&function, b"warm").await?;
         }
@@ -126,7 +126,7 @@ async fn starts_by_size(options: &Options) -> Result<String> {
                 // The pool fills up.
                 tokio::time::sleep(PAUSE).await;
                 let start = Instant::now();
-                let function = load_into(engine, source.as_bytes()).await?;
+                let function = load_into(engine, source.as_bytes(), Limits::default()).await?;
                 loaded.record(start.elapsed());
                 call(&function, b"first").await?;
                 answered.record(start.elapsed());

@@ -10,7 +10,7 @@ use nex_node::bench::load::{Miss, Tally};
 use nex_node::bench::{Estimate, process};
 use tokio::time::{sleep, timeout};
 
-use super::bundle::{self, Bundle, Platform};
+use super::bundle::{self, Platform, Size};
 use super::figures::{Lineup, Missing, Name, ratios, show};
 use super::http::Pool;
 use super::launch::{Folder, Program, Server};
@@ -74,13 +74,13 @@ pub(crate) async fn run(options: &Options, functions: usize, rivals: &Rivals, fo
     let mut lineup = line_up(rivals, folder).await;
     let mut markdown = String::new();
     let mut groups = Vec::new();
-    for (is_large, bundle) in [(false, Bundle::small()), (true, Bundle::large())] {
+    for size in [Size::Small, Size::Large] {
         let contenders = lineup.contenders.iter_mut();
         let contenders = contenders
-            .filter(|contender| is_large || !contender.only_large)
+            .filter(|contender| size == Size::Large || !contender.only_large)
             .collect();
-        let measured = measure(options, contenders, functions, &bundle).await?;
-        let title = format!("Cold start of a {}", bundle.label);
+        let measured = measure(options, contenders, functions, size).await?;
+        let title = format!("Cold start of a {}", size.label());
         markdown += &format!("### {title}\n\n{}\n", table(&measured));
         groups.push(group(title, &measured));
     }
@@ -153,33 +153,34 @@ async fn served(
 
 impl Starter {
     /// Makes ready to start these functions.
-    async fn prepare(&mut self, bundle: &Bundle, ids: &[String]) -> Result<()> {
+    async fn prepare(&mut self, size: Size, numbers: &[u64]) -> Result<()> {
         match self {
-            Self::Engine(engine) => engine.load(bundle, ids).await,
+            Self::Engine(engine) => engine.load(size, numbers).await,
             Self::Http { platform, sources, .. } => {
-                *sources = ids.iter().map(|id| bundle.source(id, *platform)).collect();
+                *sources = numbers.iter().map(|number| size.source(*number, *platform)).collect();
                 Ok(())
             }
         }
     }
 
     /// Hands over one function, if that was not done before, without starting it.
-    async fn deploy(&self, index: usize, id: &str) -> Result<()> {
+    async fn deploy(&self, index: usize, number: u64) -> Result<()> {
         if let Self::Http { pool, sources, .. } = self {
             let source = sources.get(index).context("no such function")?;
-            pool.call(&Method::PUT, &path(id), Bytes::from(source.clone())).await?;
+            pool.call(&Method::PUT, &path(number), Bytes::from(source.clone()))
+                .await?;
         }
         Ok(())
     }
 
     /// Calls one for the first time.
-    async fn call(&self, index: usize, id: &str, request: Bytes) -> Result<Bytes, Miss> {
+    async fn call(&self, index: usize, number: u64, request: Bytes) -> Result<Bytes, Miss> {
         let error = |error: String| Miss::Error(error);
         let call = async {
             match self {
                 Self::Engine(engine) => engine.call(index, request).await.map_err(error),
                 Self::Http { pool, .. } => {
-                    let reply = pool.call(&Method::POST, &path(id), request).await;
+                    let reply = pool.call(&Method::POST, &path(number), request).await;
                     reply.map_err(|failed| error(failed.to_string()))
                 }
             }
@@ -188,36 +189,35 @@ impl Starter {
     }
 
     /// Ends one, where that can be asked for.
-    async fn forget(&mut self, id: &str) -> Result<()> {
+    async fn forget(&self, number: u64) -> Result<()> {
         if let Self::Http { pool, .. } = self {
-            pool.call(&Method::DELETE, &path(id), Bytes::new()).await?;
+            pool.call(&Method::DELETE, &path(number), Bytes::new()).await?;
         }
         Ok(())
     }
 }
 
-fn path(id: &str) -> String {
-    format!("/?{id}")
+fn path(number: u64) -> String {
+    format!("/?{}", bundle::name(number))
 }
 
 async fn measure(
     options: &Options,
     mut contenders: Vec<&mut Contender>,
     functions: usize,
-    bundle: &Bundle,
+    size: Size,
 ) -> Result<Vec<Measured>> {
     let each = functions.div_ceil(options.repeats);
     let mut measured: Vec<Measured> = contenders.iter().map(|contender| Measured::of(contender)).collect();
     for repeat in 1..=options.repeats {
         for (contender, measured) in contenders.iter_mut().zip(&mut measured) {
             let label = contender.name.label;
-            eprintln!("{}, repeat {repeat} of {}: {label}", bundle.label, options.repeats);
-            let ids: Vec<String> = (0..WARM_UP + each)
-                .map(|index| format!("f-{repeat:02}-{index:04}"))
-                .collect();
-            let (tally, processor) = start_all(contender, bundle, &ids)
+            eprintln!("{}, repeat {repeat} of {}: {label}", size.label(), options.repeats);
+            let first = repeat as u64 * 10_000;
+            let numbers: Vec<u64> = (first..).take(WARM_UP + each).collect();
+            let (tally, processor) = start_all(contender, size, &numbers)
                 .await
-                .with_context(|| format!("{label}, {}", bundle.label))?;
+                .with_context(|| format!("{label}, {}", size.label()))?;
             measured.medians.push(tally.latencies.quantile(0.5) / 1000.0);
             measured.tally.merge(&tally);
             if let Some(total) = &mut measured.processor {
@@ -229,22 +229,22 @@ async fn measure(
 }
 
 /// Starts one after the other, the first ones unmeasured.
-async fn start_all(contender: &mut Contender, bundle: &Bundle, ids: &[String]) -> Result<(Tally, Duration)> {
+async fn start_all(contender: &mut Contender, size: Size, numbers: &[u64]) -> Result<(Tally, Duration)> {
     let Contender { starter, processes, .. } = contender;
     let mut tally = Tally::new(PATIENCE);
     let mut processor = Duration::ZERO;
-    starter.prepare(bundle, ids).await?;
-    for (index, id) in ids.iter().enumerate() {
-        starter.deploy(index, id).await?;
+    starter.prepare(size, numbers).await?;
+    for (index, &number) in numbers.iter().enumerate() {
+        starter.deploy(index, number).await?;
         sleep(PAUSE).await;
         let request = format!("{index:0SIZE$}");
         let before = processor_time(processes);
         let sent = Instant::now();
-        let reply = starter.call(index, id, Bytes::from(request.clone())).await;
+        let reply = starter.call(index, number, Bytes::from(request.clone())).await;
         let elapsed = sent.elapsed();
         let after = processor_time(processes);
-        let outcome = reply.and_then(|reply| check(&reply, &bundle::reply(id, &request)));
-        starter.forget(id).await?;
+        let outcome = reply.and_then(|reply| check(&reply, &bundle::reply(number, &request)));
+        starter.forget(number).await?;
         if index >= WARM_UP {
             tally.add(outcome.map(|()| elapsed));
             processor += after.saturating_sub(before);

@@ -79,7 +79,9 @@ impl Pool {
     /// A request that the server cannot have seen, because it had closed the connection, is made again on another one.
     pub(crate) async fn call(&self, method: &Method, path: &str, body: Bytes) -> Result<Bytes, CallError> {
         loop {
-            let (mut connection, is_new) = match self.idle().pop() {
+            // Not within the `match`, which would hold the lock while it connects.
+            let idle = self.idle().pop();
+            let (mut connection, is_new) = match idle {
                 Some(connection) => (connection, false),
                 None => (self.connect().await?, true),
             };

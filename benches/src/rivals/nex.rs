@@ -10,7 +10,7 @@ use nex_runtime::invocation::Trigger;
 use nex_runtime::v8::{V8Config, V8Engine};
 use tokio::time::{Instant, sleep};
 
-use super::bundle::{Bundle, Platform};
+use super::bundle::{Platform, Size};
 use crate::echo::PATIENCE;
 use crate::runtime::load_into;
 
@@ -41,14 +41,14 @@ impl Engine {
     }
 
     /// Loads functions, which nobody calls, and waits until they hibernate. The ones before are gone.
-    pub(crate) async fn load(&mut self, bundle: &Bundle, ids: &[String]) -> Result<()> {
+    pub(crate) async fn load(&mut self, size: Size, numbers: &[u64]) -> Result<()> {
         self.functions.clear();
         let limits = Limits {
             hibernate_after: Duration::from_millis(1),
             ..Limits::default()
         };
-        for id in ids {
-            let source = bundle.source(id, Platform::Nex);
+        for &number in numbers {
+            let source = size.source(number, Platform::Nex);
             let function = load_into(&self.engine, source.as_bytes(), limits.clone()).await?;
             self.functions.push(function);
         }

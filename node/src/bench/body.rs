@@ -57,9 +57,16 @@ pub fn echo(form: Form, bytes: usize, number: u64) -> String {
         Form::Script => SCRIPT_TAIL,
         Form::Module => MODULE_TAIL,
     };
+    bundle(tail, bytes, number)
+}
+
+/// A function of exactly so many bytes, unless `tail` needs more, that ends with `tail`. What stands above it there are
+/// `modules`, a `Map` whose values have a function `accepts(size)` that is true of the size of any message.
+#[must_use]
+pub fn bundle(tail: &str, bytes: usize, number: u64) -> String {
     let mut random = StdRng::seed_from_u64(number);
     let mut source = format!("// Function {number} of a benchmark.\n{HEAD}");
-    let end = bytes.max(MIN_BYTES) - tail.len();
+    let end = bytes.max(MIN_BYTES).saturating_sub(tail.len());
     for index in 0.. {
         let module = module(index, &mut random);
         if source.len() + module.len() > end {
