@@ -215,8 +215,8 @@ fn is_module_syntax(error: &JsError) -> bool {
 
 impl Isolate {
     /// Gives the compiled code of the function to the cache, if the cache would gain by it: it has none for this source,
-    /// or this has served several times as many calls. Costs next to nothing otherwise, and a few milliseconds for a large
-    /// source when it does: for a moment when nobody waits. Before the heap is collected for good, which drops code.
+    /// or this has served several times as many calls. Costs next to nothing otherwise, and some milliseconds for a large
+    /// source when it does: for a moment when nobody waits.
     pub(in crate::v8) fn keep_code(&mut self, file: &SourceFile, cache: &CodeCache) {
         let Some(code) = self.code.as_mut().filter(|code| code.calls >= code.due) else {
             return;
