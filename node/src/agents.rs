@@ -106,6 +106,10 @@ impl Engine for AgentPool {
     fn available_agents(&self) -> usize {
         self.available()
     }
+
+    fn processes(&self) -> Vec<u32> {
+        self.agents().into_iter().map(|agent| agent.pid).collect()
+    }
 }
 
 impl Drop for AgentPool {

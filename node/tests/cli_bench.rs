@@ -416,7 +416,15 @@ async fn all_on_a_node_which_is_left_as_it_was() {
     assert!(figure(&variants(&report, "throughput")[0], "calls_per_second", 2) > 0.0);
     for variant in variants(&report, "density") {
         assert_eq!(variant["calls"], 8);
+        // The node is on this machine, and tells in which processes its functions run.
+        assert!(!variant["notes"].to_string().contains("not measurable"), "{variant}");
+        let memory = variant["memory"].as_array().unwrap();
+        assert!(
+            memory[1][0]["functions"].as_u64() >= Some(4),
+            "each repeat adds to those before: {variant}"
+        );
     }
+    assert!(figure(&variants(&report, "density")[0], "kib_per_function", 2) > 100.0);
     let deploy = &variants(&report, "deploy")[0];
     assert!(figure(deploy, "accepted_p50_us", 2) < figure(deploy, "first_reply_p50_us", 2));
     figure(deploy, "upload_p50_us", 2);

@@ -36,6 +36,11 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     fn available_agents(&self) -> usize {
         1
     }
+
+    /// Processes on this machine that run functions; an engine in this process counts as this one.
+    fn processes(&self) -> Vec<u32> {
+        vec![std::process::id()]
+    }
 }
 
 /// A loaded function.

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::process::kilobytes;
+use super::process::memory_kilobytes;
 
 /// What figures were measured on, by what and when. What this system does not tell is `None`.
 #[derive(Debug, Clone, Serialize)]
@@ -59,7 +59,7 @@ impl Machine {
             processor: processor(),
             processors: std::thread::available_parallelism().map_or(0, usize::from),
             governor: read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-            memory_mib: read("/proc/meminfo").and_then(|info| Some(kilobytes(&info, "MemTotal:")? / 1024)),
+            memory_mib: memory_kilobytes().map(|kilobytes| kilobytes / 1024),
             kernel: read("/proc/sys/kernel/osrelease").map(|release| format!("{} {release}", std::env::consts::OS)),
             load_average_before: load_average(),
             load_average_after: None,

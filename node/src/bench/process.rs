@@ -59,6 +59,18 @@ fn parse_pss(rollup: &str) -> Option<u64> {
     kilobytes(rollup, "Pss:").map(|kilobytes| kilobytes * 1024)
 }
 
+/// Whether a process of this number exists and is a node or an agent.
+#[must_use]
+pub fn is_nex(process: u32) -> bool {
+    fs::read_to_string(format!("/proc/{process}/comm")).is_ok_and(|name| matches!(name.trim(), "nex" | "nex-agent"))
+}
+
+/// Memory of this machine, in kB.
+#[must_use]
+pub fn memory_kilobytes() -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
+}
+
 /// Bytes of memory that programs can still have on this machine.
 #[must_use]
 pub fn available_bytes() -> Option<u64> {
@@ -67,7 +79,7 @@ pub fn available_bytes() -> Option<u64> {
 }
 
 /// The value of a line `name   123 kB`.
-pub(super) fn kilobytes(text: &str, name: &str) -> Option<u64> {
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
     text.lines()
         .find_map(|line| line.strip_prefix(name))
         .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
@@ -90,5 +102,6 @@ mod tests {
         assert_eq!(parse_pss(rollup), Some(700 * 1024));
         assert_eq!(parse_pss(""), None);
         assert!(pss_bytes(std::process::id()).is_none_or(|bytes| bytes > 100_000));
+        assert!(!is_nex(std::process::id()), "a test is neither node nor agent");
     }
 }

@@ -178,6 +178,9 @@ pub struct InfoResponse {
     /// Machines ready for a workload.
     #[serde(default)]
     pub available_agents: usize,
+    /// Processes on the node's machine that run functions, so that their memory can be looked at there. Ours.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agent_pids: Vec<u32>,
     /// Whether the same artefact may run twice in one namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_duplicate_workloads: Option<bool>,

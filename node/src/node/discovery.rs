@@ -75,6 +75,7 @@ impl Shared {
             .collect();
         InfoResponse {
             available_agents: self.engine.available_agents(),
+            agent_pids: self.engine.processes(),
             allow_duplicate_workloads: Some(self.config.allow_duplicate_workloads),
             limits: LimitSet::complete(&self.config.default_limits()).values(),
             machines,

@@ -168,6 +168,7 @@ async fn deploy_info_workload_ping_and_stop() {
                 "tags": tags(),
                 "memory": null,
                 "available_agents": 1,
+                "agent_pids": [std::process::id()],
                 "allow_duplicate_workloads": true,
                 "supported_workload_types": ["v8"],
                 "limits": limits,

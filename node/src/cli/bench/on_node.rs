@@ -24,6 +24,7 @@ use super::super::failure::Failure;
 use super::super::{devrun, keys};
 use super::stage::{Stage, Treatment};
 use crate::bench::nats::NatsTarget;
+use crate::bench::process;
 use crate::claims::hex_sha256;
 use crate::control::messages::{InfoResponse, PingResponse};
 use crate::control::{ControlError, Location};
@@ -268,7 +269,21 @@ impl Stage for OnNode {
     }
 
     async fn memory(&self) -> Result<u64, String> {
-        Err("the node does not tell the processes of its agents".to_owned())
+        let info = self.info().await.map_err(|error| error.to_string())?;
+        let pids = &info.agent_pids;
+        if pids.is_empty() {
+            return Err("the node does not tell in which processes functions run".to_owned());
+        }
+        // Process IDs are those of the node's machine. On another one they mean nothing, or something else.
+        let total = info.memory.map(|memory| memory.total);
+        if total != process::memory_kilobytes() || !pids.iter().all(|&pid| process::is_nex(pid)) {
+            return Err("the node runs on another machine, or in a container of its own".to_owned());
+        }
+        pids.iter().try_fold(0, |sum, &pid| {
+            let bytes = process::pss_bytes(pid);
+            let bytes = bytes.ok_or_else(|| format!("the memory of process {pid} may not be read by this user"))?;
+            Ok(sum + bytes)
+        })
     }
 
     async fn remove(&self, functions: Vec<Deployed>) -> Result<(), Failure> {
