@@ -203,7 +203,7 @@ mod tests {
             family: Family::Nex,
             value,
             interval: None,
-            text: format!("{value:.1}"),
+            text: "its value".to_owned(),
         }
     }
 
