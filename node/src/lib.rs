@@ -14,6 +14,7 @@ mod duration;
 pub mod environment;
 pub mod events;
 pub mod identity;
+pub mod limits;
 pub mod node;
 mod outbound;
 mod report;

@@ -99,7 +99,7 @@ impl Chart {
                 escape(&label),
             );
         }
-        x_label(&mut svg, &self.x.label, height);
+        x_label(&mut svg, &self.x.label, LEFT, height);
         _ = write!(
             svg,
             r#"<text class="label" transform="translate(16 {:.1}) rotate(-90)" text-anchor="middle">{}</text>"#,
@@ -171,7 +171,7 @@ impl Intervals {
                 escape(&label),
             );
         }
-        x_label(&mut svg, &self.x.label, height);
+        x_label(&mut svg, &self.x.label, left, height);
         for (index, (name, estimate)) in self.rows.iter().enumerate() {
             let middle = TOP + ROW * (index as f64 + 0.5);
             let class = class(index);
@@ -254,11 +254,11 @@ fn open(title: &str, description: &str, height: f64) -> String {
     )
 }
 
-fn x_label(svg: &mut String, label: &str, height: f64) {
+fn x_label(svg: &mut String, label: &str, left: f64, height: f64) {
     _ = write!(
         svg,
         r#"<text class="label" x="{:.1}" y="{:.1}" text-anchor="middle">{}</text>"#,
-        (LEFT + WIDTH - RIGHT) / 2.0,
+        (left + WIDTH - RIGHT) / 2.0,
         height - 8.0,
         escape(label),
     );

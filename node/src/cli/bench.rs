@@ -37,6 +37,7 @@ use super::failure::Failure;
 use super::up::Signals;
 use super::{invoke, output, source};
 use crate::bench::{Expected, Machine, Payload, Requests};
+use crate::limits::LimitSet;
 
 /// Runs the command.
 pub(super) async fn run(global: &Global, command: Command) -> Result<(), Failure> {
@@ -199,7 +200,7 @@ async fn own_function(global: &Global, path: &Path) -> Result<Bytes, Failure> {
     let source: Bytes = read_file("function", path)?.into();
     let workload_type = source::type_or(None, path)?;
     let name = source::name_or(None, path)?;
-    invoke::check(global, &name, &workload_type, source.clone())
+    invoke::check(global, &name, &workload_type, LimitSet::default(), source.clone())
         .await
         .map_err(|error| Failure::failed(source::locate(&error.to_string(), &name, path)))?;
     Ok(source)
@@ -239,6 +240,9 @@ impl Page {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
+        if !folder.is_dir() {
+            return Err(failed(&format_args!("there is no directory {}", folder.display())));
+        }
         let file = tempfile::Builder::new()
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(folder)

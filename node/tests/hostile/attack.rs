@@ -146,7 +146,7 @@ impl Attack {
     }
 
     async fn check_events(&self, ear: &Ear) -> Result<()> {
-        if let Some(expected) = self.expected.limit {
+        for expected in self.expected.before.into_iter().chain(self.expected.limit) {
             let hit = ear.hear(|event| matches!(event, EngineEvent::LimitHit(hit) if hit.limit == expected));
             let hit = timeout(PATIENCE, hit)
                 .await
@@ -162,12 +162,11 @@ impl Attack {
                 .await
                 .with_context(|| format!("not condemned, only {:?}", ear.events()))?;
         }
-        let mut limits = ear.events().into_iter().filter_map(|event| match event {
-            EngineEvent::LimitHit(hit) => Some(hit.limit),
-            _ => None,
-        });
-        if let Some(other) = limits.find(|limit| Some(*limit) != self.expected.limit) {
-            bail!("it also hit {}", other.as_str());
+        for event in ear.events() {
+            if let EngineEvent::LimitHit(LimitHit { limit, .. }) = event {
+                let expected = [self.expected.before, self.expected.limit].contains(&Some(limit));
+                ensure!(expected, "it also hit {}", limit.as_str());
+            }
         }
         Ok(())
     }

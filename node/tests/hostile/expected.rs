@@ -10,8 +10,10 @@ use nex_runtime::invocation::ErrorKind;
 #[derive(Debug, Clone, Copy)]
 pub struct Expected {
     pub answer: Answer,
-    /// The limit that is reported as hit.
+    /// The limit that decides the answer, and is reported as hit.
     pub limit: Option<Limit>,
+    /// A soft limit on the way there, reported as well.
+    pub before: Option<Limit>,
     pub fate: Fate,
 }
 
@@ -42,6 +44,7 @@ impl Expected {
         Self {
             answer: Answer::Error(kind),
             limit: None,
+            before: None,
             fate: Fate::Stays,
         }
     }
@@ -79,6 +82,13 @@ impl Expected {
         }
     }
 
+    fn after(self, limit: Limit) -> Self {
+        Self {
+            before: Some(limit),
+            ..self
+        }
+    }
+
     fn fate(self, fate: Fate) -> Self {
         Self { fate, ..self }
     }
@@ -110,15 +120,19 @@ impl Expected {
     fn of_flood(attack: &str) -> Self {
         match attack {
             "timers" | "intervals" => Self::limit(Limit::Timers),
-            "timersThatMultiply" | "hostCallsOneByOne" | "streamWithoutEnd" => Self::limit(Limit::CpuTime),
+            "timersThatMultiply" => Self::limit(Limit::CpuTime).after(Limit::Timers),
+            "hostCallsOneByOne" | "streamWithoutEnd" => Self::limit(Limit::CpuTime),
             "hostCalls" => Self::limit(Limit::HostCalls),
-            "hostCallsAwaited" | "neverSettlesWithTimer" | "waitsForHost" | "signalListeners" => {
-                Self::limit(Limit::WallTime)
-            }
+            "hostCallsAwaited" => Self::limit(Limit::WallTime).after(Limit::HostCalls),
+            "neverSettlesWithTimer" | "waitsForHost" | "signalListeners" => Self::limit(Limit::WallTime),
+            // Bounded for the sake of the agent, by no limit of the function's.
+            "largeHostCalls" => Self::error(ErrorKind::HostService),
+            "largeHeaders" => Self::error(ErrorKind::Exception),
             "logLines" | "escapesInLog" => Self::reply("logged").and(Limit::LogLines),
             "longLogLine" => Self::reply("logged"),
-            "largeReply" | "largeTextReply" | "largeJsonReply" | "largeUtf8Reply" | "largeHeaders"
-            | "streamTooLarge" => Self::limit(Limit::ReplyBytes),
+            "largeReply" | "largeTextReply" | "largeJsonReply" | "largeUtf8Reply" | "streamTooLarge" => {
+                Self::limit(Limit::ReplyBytes)
+            }
             "neverSettles" | "neverSettlesThenable" => Self::error(ErrorKind::Exception),
             _ => Self::reply("answered"),
         }
@@ -150,9 +164,8 @@ impl Expected {
             Some(Limit::WallTime) => limits.wall_time = Duration::from_millis(400),
             Some(Limit::HeapBytes) => limits.heap_bytes = 32 << 20,
             Some(Limit::BufferBytes) => limits.buffer_bytes = 64 << 20,
-            // A line of 100 MB has to fit in.
-            None => limits.heap_bytes = 256 << 20,
-            _ => {}
+            // Room for a line of 100 MB, and for the errors of 100,000 host calls.
+            _ => limits.heap_bytes = 512 << 20,
         }
         limits
     }

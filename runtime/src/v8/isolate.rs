@@ -6,6 +6,7 @@ mod code;
 mod import_meta;
 mod load;
 mod poll;
+mod warm_up;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -90,7 +91,9 @@ impl Isolate {
         let context = js.main_context();
         let api = {
             deno_core::scope!(scope, js);
-            Api::take(scope).ok_or_else(|| CoreErrorKind::MissingFromModuleMap("__nex".into()).into_box())?
+            Api::take(scope)
+                .filter(|api| warm_up::run(scope, api).is_some())
+                .ok_or_else(|| CoreErrorKind::MissingFromModuleMap("__nex".into()).into_box())?
         };
         Ok(Self {
             context,

@@ -20,6 +20,7 @@ use super::instance::{Instance, Next, Status};
 use super::isolate::{Isolate, LoadFailure, Loaded};
 use super::ops::OpHost;
 use super::soft_limits::SoftLimitEvents;
+use super::thread_id::name_current_thread;
 use crate::engine::{Limit, LimitHit, Limits, LoadError};
 use crate::host_services::HostServices;
 use crate::invocation::{ErrorKind, InvokeError, Reply};
@@ -54,6 +55,7 @@ pub(super) fn run(params: IsolateParams, assignment: oneshot::Receiver<Assignmen
             Ok(isolate) => isolate,
             Err(error) => return refuse(&workload, report, LoadError::Engine(error.to_string())),
         };
+        name_current_thread(&workload.spec.id);
         let instance = Arc::new(Instance::new(isolate.handle()));
         let engine = Arc::clone(workload.engine());
         let resident = engine.residents.enter(&instance);

@@ -21,8 +21,9 @@ use crate::duration;
 const MAX_CALLS: f64 = 100e6;
 
 const EXAMPLES: &str = "\
-Without --in-process the functions are deployed to a running node, called over NATS, and removed at the end, also after
-Ctrl-C. With it they run in this process, and no NATS server is needed: what is measured then is the engine alone.
+Without --in-process, functions are deployed to a running node, called over NATS, and removed at the
+end, also after Ctrl-C. With it, they run in this process, and no NATS server is needed: what is
+measured then is the engine alone.
 
 Examples:
   nex bench all --in-process                     the engine, with every benchmark
@@ -32,8 +33,8 @@ Examples:
 
 BENCH.md of the node's sources defines what exactly each benchmark measures, and what it leaves out.
 
-Exit status: 0 if all calls succeeded, 1 if some failed or something could not be measured, 2 for wrong arguments,
-3 if no NATS server or no node answered.";
+Exit status: 0 if all calls succeeded, 1 if some failed or something could not be measured, 2 for
+wrong arguments, 3 if no NATS server or no node answered.";
 
 /// Benchmarks.
 #[derive(Debug, Subcommand)]
@@ -101,7 +102,7 @@ pub(super) struct Common {
 #[derive(Debug, clap::Args)]
 struct ColdOptions {
     /// Sizes of the functions, in KB
-    #[arg(long, value_name = "KB", value_delimiter = ',', default_values_t = [1, 50, 300],
+    #[arg(long, value_name = "KB", value_delimiter = ',', default_value = "1,50,300",
         value_parser = clap::value_parser!(u32).range(1..=4096), conflicts_with = "function")]
     sizes: Vec<u32>,
 }

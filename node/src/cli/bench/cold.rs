@@ -50,14 +50,8 @@ impl Cold {
     pub(super) async fn in_process(&self, context: &Context) -> Result<Benchmark, Failure> {
         let mut runners = Vec::new();
         for body in self.bodies(context) {
-            for (pool_size, pool) in [
-                (V8Config::default().pool_size, "cold-P, blank isolate pooled"),
-                (0, "cold-E, nothing pooled"),
-            ] {
-                for (code_cache_bytes, cache) in [
-                    (V8Config::default().code_cache_bytes, "with code cache"),
-                    (0, "without code cache"),
-                ] {
+            for (pool_size, pool) in [(V8Config::default().pool_size, "cold-P"), (0, "cold-E")] {
+                for (code_cache_bytes, cache) in [(V8Config::default().code_cache_bytes, ", code cache"), (0, "")] {
                     let config = V8Config {
                         pool_size,
                         code_cache_bytes,
@@ -65,7 +59,7 @@ impl Cold {
                     };
                     let stage = InProcess::new(config, &context.namespace)?;
                     let size = body.label(context);
-                    let variant = Variant::new(format!("{size}, {pool}, {cache}"), size);
+                    let variant = Variant::new(format!("{size}, {pool}{cache}"), size);
                     let runner = Runner::prepare(context, &stage, self, body, variant, HIBERNATE_AFTER).await?;
                     runners.push((stage, runner));
                 }
@@ -79,9 +73,10 @@ impl Cold {
         }
         Ok(Benchmark {
             definition: format!(
-                "Calls to {} different functions of each kind, none of which has an isolate: it hibernates, with its code \
-                 cache where it says so. From the request to the full, right reply. Cold-P: a blank isolate was waiting in \
-                 the pool. Cold-E: nothing was pooled, so the isolate is made while the caller waits.",
+                "Calls to {} different functions of each kind, none of which has an isolate: it hibernates. From the request \
+                 to the full, right reply. Cold-P: a blank isolate was waiting in the pool. Cold-E: nothing was pooled, so \
+                 the isolate is made while the caller waits. Code cache: the engine has kept compiled code of the function; \
+                 else it keeps none and compiles again.",
                 self.functions
             ),
             variants: runners.into_iter().map(|(_, runner)| runner.finish()).collect(),
@@ -95,7 +90,7 @@ impl Cold {
         // One after the other, or a node would need room for all of them at once.
         for body in self.bodies(context) {
             let size = body.label(context);
-            let variant = Variant::new(format!("{size}, hibernated, pooled as the node is configured"), size);
+            let variant = Variant::new(format!("{size}, hibernated"), size);
             let after = HIBERNATE_AFTER_ON_NODE;
             let mut runner = Runner::prepare(context, stage, self, body, variant, after).await?;
             for _ in 0..context.repeats {
@@ -108,7 +103,8 @@ impl Cold {
         Ok(Benchmark {
             definition: format!(
                 "Calls over NATS to {} different functions of each kind, none of which has an isolate: they hibernate after \
-                 {HIBERNATE_AFTER_ON_NODE:?} without calls. From the request to the full, right reply.",
+                 {HIBERNATE_AFTER_ON_NODE:?} without calls. From the request to the full, right reply. What is pooled and \
+                 cached is as the node is configured.",
                 self.functions
             ),
             variants,

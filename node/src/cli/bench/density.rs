@@ -19,7 +19,7 @@ use super::on_node::OnNode;
 use super::progress::Progress;
 use super::report::{Benchmark, MemoryPoint, Variant};
 use super::stage::{Stage, Treatment};
-use crate::bench::load::{Failures, Miss, Tally};
+use crate::bench::load::{Failures, Tally};
 use crate::bench::{Payload, process, stats};
 
 /// The hidden command that measures in a process of its own.
@@ -34,6 +34,9 @@ const HIBERNATE_AFTER: Duration = Duration::from_millis(100);
 const HIBERNATE_AFTER_ON_NODE: Duration = Duration::from_millis(500);
 /// Idle time after which functions hibernate that are not to.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+/// The first calls to functions are paced, and their latency is told; the others only see that the functions are there.
+const MEASURED_CALLS: usize = 50;
+const PAUSE: Duration = Duration::from_millis(25);
 /// Memory has come to rest when it changes by less than a part in so many, in [`REST`]; it is waited for
 /// [`MAX_RESTS`] times that.
 const REST_PART: u64 = 500;
@@ -67,9 +70,12 @@ pub(super) struct Probe {
     memory: Result<Vec<MemoryPoint>, String>,
     /// Functions awake before they were called, where it can be known.
     awake: Option<usize>,
-    /// Of one call to each function: nanoseconds, or `None` for those that failed.
-    calls: Vec<Option<u64>>,
+    /// Functions called, each once.
+    called: u64,
+    /// What became of these calls.
     failures: Failures,
+    /// Nanoseconds of the first of them.
+    latencies: Vec<u64>,
 }
 
 impl Density {
@@ -91,7 +97,7 @@ impl Density {
                 probes.push(self.probe_elsewhere(context, state).await?);
                 context.progress.step();
             }
-            variants.push(self.variant(context, state, &probes));
+            variants.push(Self::variant(state, &probes));
         }
         Ok(self.benchmark(
             "Each repeat is a process of its own with one engine, and the memory is that of the process",
@@ -118,7 +124,7 @@ impl Density {
                 context.progress.step();
             }
             stage.remove(functions).await?;
-            variants.push(self.variant(context, state, &probes));
+            variants.push(Self::variant(state, &probes));
         }
         Ok(self.benchmark(
             "Each repeat adds functions to those of the one before, and the memory is that of the node's agent processes",
@@ -180,7 +186,7 @@ impl Density {
         })
     }
 
-    fn variant(&self, context: &Context, state: State, probes: &[Probe]) -> Variant {
+    fn variant(state: State, probes: &[Probe]) -> Variant {
         let mut variant = Variant::new(state.name(), "");
         let mut slopes = Vec::new();
         for probe in probes {
@@ -201,11 +207,11 @@ impl Density {
                 }
             }
             if let Some(awake) = probe.awake {
-                let expected = if state == State::Awake { probe.calls.len() } else { 0 };
-                if awake != expected {
+                let called = probe.called;
+                let expected = if state == State::Awake { called } else { 0 };
+                if awake as u64 != expected {
                     variant.notes.push(format!(
-                        "{awake} of {} functions were awake when they were to be called, instead of {expected}",
-                        probe.calls.len()
+                        "{awake} of {called} functions were awake when they were to be called, instead of {expected}"
                     ));
                 }
             }
@@ -229,18 +235,16 @@ impl Density {
                 slopes.iter().map(|&slope| GIB / positive(slope)).collect(),
             );
         }
-        let tallies: Vec<Tally> = probes.iter().map(|probe| probe.tally(context.timeout)).collect();
-        let quantiles = match state {
-            State::Awake => [
-                (0.5, "call_p50_us", "call p50 µs"),
-                (0.99, "call_p99_us", "call p99 µs"),
-            ],
-            State::Hibernated => [
-                (0.5, "wake_p50_us", "call p50 µs"),
-                (0.99, "wake_p99_us", "call p99 µs"),
-            ],
-        };
-        variant.latencies(&tallies, &quantiles);
+        let tallies: Vec<Tally> = probes.iter().map(Probe::tally).collect();
+        variant.latencies(
+            &tallies,
+            &match state {
+                State::Awake => [(0.5, "call_p50_us", "call p50 µs"), (0.9, "call_p90_us", "call p90 µs")],
+                State::Hibernated => [(0.5, "wake_p50_us", "wake p50 µs"), (0.9, "wake_p90_us", "wake p90 µs")],
+            },
+        );
+        // Not only those whose latency is told.
+        variant.calls = probes.iter().map(|probe| probe.called).sum();
         variant
     }
 
@@ -251,7 +255,8 @@ impl Density {
             definition: format!(
                 "Memory per function is the slope of memory (PSS: what processes share counts in equal parts) over {STEPS} \
                  growing numbers of functions without calls. {how}. Functions per GiB is 1 GiB by that slope. Then each \
-                 function is called once, and must give the right reply."
+                 function is called once, and must give the right reply; latencies are those of the first {MEASURED_CALLS} \
+                 calls, {PAUSE:?} apart."
             ),
             excluded: "what is there without functions: the program, V8, and the pool of blank isolates; \
                        for hibernating functions also what the first quarter of them leaves behind by having been awake"
@@ -326,13 +331,10 @@ impl ProbeRequest {
 }
 
 impl Probe {
-    fn tally(&self, timeout: Duration) -> Tally {
-        let mut tally = Tally::new(timeout);
-        for call in &self.calls {
-            match call {
-                Some(nanoseconds) => tally.add(Ok(Duration::from_nanos(*nanoseconds))),
-                None => tally.add(Err(Miss::Missing)),
-            };
+    fn tally(&self) -> Tally {
+        let mut tally = Tally::new(Duration::MAX);
+        for nanoseconds in &self.latencies {
+            tally.add(Ok(Duration::from_nanos(*nanoseconds)));
         }
         tally.failures = self.failures.clone();
         tally
@@ -380,17 +382,24 @@ async fn probe<S: Stage>(
     let awake = stage.awake(added);
     let mut generator = context.generator(stage.target(added).await?);
     let mut tally = Tally::new(context.timeout);
-    let mut calls = Vec::new();
+    let mut latencies = Vec::new();
     for to in 0..added.len() {
-        let outcome = generator.call(to).await?;
-        calls.push(outcome.as_ref().ok().map(|latency| latency.as_nanos() as u64));
-        tally.add(outcome);
+        let measured = to < MEASURED_CALLS;
+        if measured {
+            // For the pool to be filled again.
+            sleep(PAUSE).await;
+        }
+        let latency = tally.add(generator.call(to).await?);
+        if measured {
+            latencies.push(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+        }
     }
     Ok(Probe {
         memory,
         awake,
-        calls,
+        called: added.len() as u64,
         failures: tally.failures,
+        latencies,
     })
 }
 

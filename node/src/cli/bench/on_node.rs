@@ -17,7 +17,7 @@ use futures::stream;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::super::args::{Global, WorkloadArgs};
+use super::super::args::{Global, LimitArgs, WorkloadArgs};
 use super::super::control::Session;
 use super::super::deploy::{self, Artifact, Keys, Target, Workload, not_accepted};
 use super::super::failure::Failure;
@@ -27,6 +27,7 @@ use crate::bench::nats::NatsTarget;
 use crate::claims::hex_sha256;
 use crate::control::messages::{InfoResponse, PingResponse};
 use crate::control::{ControlError, Location};
+use crate::limits::{LimitKey, LimitSet};
 
 /// Workloads stopped at a time.
 const STOPS: usize = 8;
@@ -84,7 +85,9 @@ impl OnNode {
         let caller = session.connection.connect().await?;
         let node = match node {
             Some(id) => session.control.ping_node(id).await?,
-            None => devrun::auction(&session, "v8").await?.swap_remove(0),
+            None => devrun::auction(&session, "v8", LimitSet::default())
+                .await?
+                .swap_remove(0),
         };
         let run = format!("nexbench-{}", &Uuid::new_v4().simple().to_string()[..8]);
         let store = session
@@ -210,14 +213,21 @@ impl Stage for OnNode {
             artifact,
             treatment,
         } = prepared;
+        let mut limits = LimitSet::default();
+        if let Some(after) = treatment.hibernate_after {
+            let milliseconds = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            limits
+                .insert(LimitKey::HibernateAfter, milliseconds)
+                .map_err(Failure::failed)?;
+        }
         let args = WorkloadArgs {
             environment: Vec::new(),
             trigger_subjects: vec![subject.clone()],
             argv: None,
             essential: false,
             description: None,
+            limits: LimitArgs::of(limits),
         };
-        _ = treatment;
         let (session, keys) = (self.session.clone(), Arc::clone(&self.keys));
         let (node_id, xkey) = (self.node.node_id.clone(), self.node.target_xkey.clone());
         let request = self.requests.spawn(async move {

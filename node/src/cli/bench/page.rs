@@ -1,4 +1,5 @@
-//! A report as one HTML page that needs nothing else: no scripts, and no styles, fonts or pictures from anywhere.
+//! A report as one HTML page that needs nothing else: no scripts, and no styles, fonts or pictures from anywhere. It is
+//! well-formed XML, too.
 
 mod charts;
 
@@ -18,9 +19,9 @@ pub(super) fn render(report: &Report) -> String {
     put(
         &mut page,
         format_args!(
-            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n\
+            "<!DOCTYPE html>\n<html xmlns=\"http://www.w3.org/1999/xhtml\" lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
+             <meta name=\"color-scheme\" content=\"light dark\"/>\n<title>{title}</title>\n\
              <style>\n{STYLE}{}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n",
             plot::STYLE,
             title = escape(&title),

@@ -165,9 +165,12 @@ impl Variant {
         });
     }
 
-    /// Adds the latencies of the repeats, as figures for these quantiles.
+    /// Adds the latencies of the repeats, as figures for these quantiles. Those that fewer calls than each repeat has could
+    /// not tell are left out: the 99th percentile of 50 calls is nothing but the longest.
     pub(super) fn latencies(&mut self, repeats: &[Tally], quantiles: &[(f64, &'static str, &'static str)]) {
-        for &(quantile, key, label) in quantiles {
+        let calls = repeats.iter().map(|repeat| repeat.latencies.len()).min().unwrap_or(0);
+        let told = |quantile: f64| quantile >= 1.0 || calls as f64 * (1.0 - quantile) >= 0.999;
+        for &(quantile, key, label) in quantiles.iter().filter(|(quantile, ..)| told(*quantile)) {
             let values = repeats.iter().map(|repeat| repeat.latencies.quantile(quantile));
             self.figure(key, label, values.collect());
         }

@@ -61,7 +61,10 @@ impl Warm {
                  answered. Latency counts from when a call was due, not from when it was sent, so that a stall shows in all \
                  calls that it delays. How late the load generator itself sent them is in the figures, and told beside them."
             ),
-            excluded: format!("{:?} of warm-up at the same rate", context.warm_up),
+            excluded: format!(
+                "the first {:?}, at the same rate, and the start of the function",
+                context.warm_up
+            ),
             variants: vec![variant],
         })
     }
@@ -100,7 +103,10 @@ impl Throughput {
                  right replies; latencies are round-trip times under that load. Load generator and function share the \
                  machine."
             ),
-            excluded: format!("{:?} of warm-up with the same window", context.warm_up),
+            excluded: format!(
+                "the first {:?}, with the same window, and the start of the function",
+                context.warm_up
+            ),
             variants: vec![variant],
         })
     }

@@ -2,8 +2,8 @@
 //! and memory over numbers of functions.
 
 use super::super::report::{Benchmark, Variant, start};
-use crate::bench::Latencies;
 use crate::bench::plot::{Axis, Chart, Intervals, Scale, Series, Shape};
+use crate::bench::{Latencies, stats};
 
 /// Ranges of a histogram in each factor of ten.
 const RANGES_PER_DECADE: f64 = 20.0;
@@ -11,6 +11,9 @@ const RANGES_PER_DECADE: f64 = 20.0;
 const CURVE_TICKS: u32 = 8;
 /// Figures whose repeats are shown: the first of each kind.
 const SHOWN_FIGURES: usize = 2;
+
+/// Values with a larger factor between them than this are shown by their logarithms.
+const FAR_APART: f64 = 8.0;
 
 /// All charts of a benchmark, as SVG.
 pub(super) fn of(benchmark: &Benchmark) -> Vec<String> {
@@ -207,13 +210,24 @@ fn repeats(benchmark: &Benchmark) -> Vec<String> {
                     Some((variant.name.clone(), figure.estimate.clone()))
                 })
                 .collect();
+            // Cold starts with and without what makes them fast are far apart.
+            let medians = rows
+                .iter()
+                .map(|(_, estimate)| estimate.median)
+                .filter(|median| *median > 0.0);
+            let (low, high) = stats::range(&medians.collect::<Vec<_>>());
+            let scale = if high / low > FAR_APART {
+                Scale::Log
+            } else {
+                Scale::Linear
+            };
             let several = rows.iter().any(|(_, estimate)| estimate.repeats.len() > 1);
             several.then(|| {
                 Intervals {
                     title: format!("{}: repeats of {label}", benchmark.title),
                     description: "Each repeat as a mark, their median as a line, its 95 % interval as a band."
                         .to_owned(),
-                    x: Axis::new(label, Scale::Linear),
+                    x: Axis::new(label, scale),
                     rows,
                 }
                 .svg()
