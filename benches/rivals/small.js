@@ -1,5 +1,6 @@
 // What stands in for a user's function of 1 KB: it checks a message and answers with it.
 const LONGEST = 65_536;
+const KINDS = ["number", "word"];
 
 class InvalidMessage extends Error {
   constructor(reason) {
@@ -21,6 +22,13 @@ function validate(text) {
   return text;
 }
 
+function kindOf(text) {
+  if (/^\d+$/.test(text)) return "number";
+  return text.includes(" ") ? "sentence" : "word";
+}
+
 function handle(text) {
+  const kind = kindOf(text);
+  if (!KINDS.includes(kind)) throw new InvalidMessage(`it is a ${kind}`);
   return `${ID} ${validate(text)}`;
 }

@@ -84,12 +84,17 @@ pub(crate) struct Node {
 impl Node {
     /// Starts `nex node up`, of the binary beside this one.
     pub(crate) async fn start(url: &str, isolation: Isolation) -> Result<Self> {
+        Self::start_with(url, isolation, &json!({ "workload_types": ["v8"] })).await
+    }
+
+    /// The same with a configuration of its own.
+    pub(crate) async fn start_with(url: &str, isolation: Isolation, config: &Value) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let config = folder.path().join("config.json");
-        std::fs::write(&config, json!({ "workload_types": ["v8"] }).to_string())?;
+        let file = folder.path().join("config.json");
+        std::fs::write(&file, config.to_string())?;
         let log = folder.path().join("node.log");
         let mut command = nex(url, folder.path())?;
-        command.args(["node", "up", "--json", "--config"]).arg(&config);
+        command.args(["node", "up", "--json", "--config"]).arg(&file);
         if isolation == Isolation::InProcess {
             command.arg("--unsafe-in-process");
         }
@@ -102,6 +107,11 @@ impl Node {
             url: url.to_owned(),
             folder,
         })
+    }
+
+    /// Its public key.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
     }
 
     /// The node's process; the agents are its children.

@@ -16,6 +16,7 @@ mod setup;
 mod test_server;
 
 use std::fmt::Write as _;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -39,6 +40,9 @@ pub(crate) struct Args {
     /// Functions of each size that each contender starts
     #[arg(long, default_value_t = 200)]
     functions: usize,
+    /// Processes of each of Node.js, workerd and Deno for the echo: their JavaScript runs on one thread
+    #[arg(long, default_value = "1")]
+    processes: NonZeroUsize,
     /// Only these parts
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["echo", "cold"])]
     parts: Vec<Part>,
@@ -73,13 +77,19 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let mut sections = Vec::new();
     let mut missing = Vec::new();
     if args.parts.contains(&Part::Echo) {
-        let results = echo::run(&options, &server.url(), &rivals, &folder).await?;
+        let ring = echo::Ring {
+            url: &server.url(),
+            rivals: &rivals,
+            folder: &folder,
+            processes: args.processes.get(),
+        };
+        let results = echo::run(&options, ring).await?;
         body += &results.markdown;
         sections.push(results.plot);
         missing.extend(results.missing);
     }
     if args.parts.contains(&Part::Cold) {
-        let results = cold::run(&options, functions, &rivals, &folder).await?;
+        let results = cold::run(&options, functions, &server.url(), &rivals, &folder).await?;
         body += &results.markdown;
         sections.push(results.plot);
         missing.extend(results.missing);
@@ -94,7 +104,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         .collect::<Vec<_>>()
         .join(" · ");
     facts.push(("Rivals", rivals.versions()));
-    facts.push(("Measurement", measurement(&options)));
+    facts.push(("Measurement", measurement(&options, args.processes)));
     let mut text = report::heading("Rivals side by side", &facts);
     if let Some(plot) = &args.plot {
         std::fs::write(plot, plot::svg(&sections, &footer))
@@ -115,12 +125,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-fn measurement(options: &Options) -> String {
+fn measurement(options: &Options, processes: NonZeroUsize) -> String {
     format!(
         "{} repeats, contenders in turn, {} s each and a fifth of it before as warm-up for an echo; every reply compared \
          with what it must be, failed starts counted as 10 s; medians, with the 95 % bootstrap interval of the \
          repeats' median; a ratio is that of the same repeat; quantiles of all repeats together; CPU is the contender's, \
-         the bridge included, without nats-server and load generator, which share the machine",
+         the bridge included, without nats-server and load generator, which share the machine; {processes} process(es) of \
+         each of Node.js, workerd and Deno for the echo",
         options.repeats, options.seconds
     )
 }

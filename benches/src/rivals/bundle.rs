@@ -49,23 +49,26 @@ impl Size {
 
     /// The function with this number.
     pub(crate) fn source(self, number: u64, platform: Platform) -> String {
-        let id = format!("const ID = \"{}\";\n", name(number));
+        let id = format!("const ID = \"{}\";\n", self.name(number));
         let entry = platform.entry();
         match self {
             Self::Small => [&id, SMALL, entry].concat(),
             Self::Large => body::bundle(&[&id, LARGE, entry].concat(), LARGE_BYTES, number),
         }
     }
-}
 
-/// What the function with this number is called.
-pub(crate) fn name(number: u64) -> String {
-    format!("f-{number:06}")
-}
+    /// What the function with this number is called; no two have the same name.
+    pub(crate) fn name(self, number: u64) -> String {
+        match self {
+            Self::Small => format!("small-{number:06}"),
+            Self::Large => format!("large-{number:06}"),
+        }
+    }
 
-/// Its reply: its name, a space, and the request.
-pub(crate) fn reply(number: u64, request: &str) -> String {
-    format!("{} {request}", name(number))
+    /// Its reply: its name, a space, and the request.
+    pub(crate) fn reply(self, number: u64, request: &str) -> String {
+        format!("{} {request}", self.name(number))
+    }
 }
 
 #[cfg(test)]
@@ -91,6 +94,8 @@ mod tests {
             assert_ne!(size.source(1, Platform::Nex), size.source(2, Platform::Nex));
             assert_eq!(size.source(1, Platform::Nex), size.source(1, Platform::Nex));
         }
+        // Else a server that has run the one has run the other.
+        assert_ne!(Size::Small.name(1), Size::Large.name(1));
     }
 
     #[tokio::test]
@@ -100,7 +105,7 @@ mod tests {
             let function = harness.load(size.source(7, Platform::Nex)).await.unwrap();
             let request = format!("{:0128}", 7);
             let answer = function.call("test", request.clone()).await.unwrap();
-            assert_eq!(answer.body, reply(7, &request), "{size:?}");
+            assert_eq!(answer.body, size.reply(7, &request), "{size:?}");
         }
     }
 }

@@ -10,11 +10,11 @@ use nex_node::bench::load::{Miss, Tally};
 use nex_node::bench::{Estimate, process};
 use tokio::time::{sleep, timeout};
 
-use super::bundle::{self, Platform, Size};
+use super::bundle::{Platform, Size};
 use super::figures::{Lineup, Missing, Name, ratios, show};
 use super::http::Pool;
 use super::launch::{Folder, Program, Server};
-use super::nex::Engine;
+use super::nex::{Deployed, Engine, Setup};
 use super::plot::{Bar, Family, Group, Scale, Section};
 use super::setup::Rivals;
 use crate::Options;
@@ -44,6 +44,8 @@ struct Contender {
 enum Starter {
     /// In this process.
     Engine(Engine),
+    /// By a node and its agents.
+    Deployed(Box<Deployed>),
     /// By a server that makes something for each function: an isolate, a worker, a thread.
     Http {
         pool: Pool,
@@ -70,8 +72,14 @@ pub(crate) struct Results {
 }
 
 /// Measures everybody in turn, with `functions` functions of each size.
-pub(crate) async fn run(options: &Options, functions: usize, rivals: &Rivals, folder: &Folder) -> Result<Results> {
-    let mut lineup = line_up(rivals, folder).await;
+pub(crate) async fn run(
+    options: &Options,
+    functions: usize,
+    url: &str,
+    rivals: &Rivals,
+    folder: &Folder,
+) -> Result<Results> {
+    let mut lineup = line_up(url, rivals, folder).await;
     let mut markdown = String::new();
     let mut groups = Vec::new();
     for size in [Size::Small, Size::Large] {
@@ -94,15 +102,40 @@ pub(crate) async fn run(options: &Options, functions: usize, rivals: &Rivals, fo
     })
 }
 
-async fn line_up(rivals: &Rivals, folder: &Folder) -> Lineup<Contender> {
+async fn line_up(url: &str, rivals: &Rivals, folder: &Folder) -> Lineup<Contender> {
+    const POOLED: Setup = Setup {
+        pooled: true,
+        cached: true,
+    };
+    let bare = |setup| Setup { pooled: false, ..setup };
+    let uncached = |setup| Setup { cached: false, ..setup };
     let mut lineup = Lineup::default();
-    for (label, pooled, cached) in [
-        ("nex engine, isolate pooled", true, true),
-        ("nex engine, isolate pooled, no code cache", true, false),
-        ("nex engine, nothing pooled", false, true),
-        ("nex engine, nothing pooled, no code cache", false, false),
+    for (label, name, setup) in [
+        ("nex over NATS, isolate pooled", "pooled", POOLED),
+        (
+            "nex over NATS, isolate pooled, no code cache",
+            "pooled-uncached",
+            uncached(POOLED),
+        ),
+        ("nex over NATS, nothing pooled", "bare", bare(POOLED)),
+        (
+            "nex over NATS, nothing pooled, no code cache",
+            "bare-uncached",
+            uncached(bare(POOLED)),
+        ),
     ] {
-        lineup.add(label, engine(label, pooled, cached));
+        lineup.add(label, deployed(url, label, name, setup).await);
+    }
+    for (label, setup) in [
+        ("nex engine alone, isolate pooled", POOLED),
+        ("nex engine alone, isolate pooled, no code cache", uncached(POOLED)),
+        ("nex engine alone, nothing pooled", bare(POOLED)),
+        (
+            "nex engine alone, nothing pooled, no code cache",
+            uncached(bare(POOLED)),
+        ),
+    ] {
+        lineup.add(label, engine(label, setup));
     }
     for (server, platform, label) in [
         (Server::Workerd, Platform::Workerd, WORKERD),
@@ -114,15 +147,28 @@ async fn line_up(rivals: &Rivals, folder: &Folder) -> Lineup<Contender> {
     lineup
 }
 
-fn engine(label: &'static str, pooled: bool, cached: bool) -> Result<Contender> {
+async fn deployed(url: &str, label: &'static str, name: &str, setup: Setup) -> Result<Contender> {
+    let deployed = Deployed::start(url, name, setup).await?;
     Ok(Contender {
         name: Name {
             label,
             family: Family::Nex,
         },
-        starter: Starter::Engine(Engine::new(pooled, cached)?),
+        processes: vec![deployed.process()?],
+        starter: Starter::Deployed(Box::new(deployed)),
+        only_large: !setup.cached,
+    })
+}
+
+fn engine(label: &'static str, setup: Setup) -> Result<Contender> {
+    Ok(Contender {
+        name: Name {
+            label,
+            family: Family::NexPart,
+        },
+        starter: Starter::Engine(Engine::new(setup)?),
         processes: Vec::new(),
-        only_large: !cached,
+        only_large: !setup.cached,
     })
 }
 
@@ -156,6 +202,7 @@ impl Starter {
     async fn prepare(&mut self, size: Size, numbers: &[u64]) -> Result<()> {
         match self {
             Self::Engine(engine) => engine.load(size, numbers).await,
+            Self::Deployed(deployed) => deployed.load(size, numbers).await,
             Self::Http { platform, sources, .. } => {
                 *sources = numbers.iter().map(|number| size.source(*number, *platform)).collect();
                 Ok(())
@@ -164,23 +211,23 @@ impl Starter {
     }
 
     /// Hands over one function, if that was not done before, without starting it.
-    async fn deploy(&self, index: usize, number: u64) -> Result<()> {
+    async fn deploy(&self, index: usize, id: &str) -> Result<()> {
         if let Self::Http { pool, sources, .. } = self {
             let source = sources.get(index).context("no such function")?;
-            pool.call(&Method::PUT, &path(number), Bytes::from(source.clone()))
-                .await?;
+            pool.call(&Method::PUT, &path(id), Bytes::from(source.clone())).await?;
         }
         Ok(())
     }
 
     /// Calls one for the first time.
-    async fn call(&self, index: usize, number: u64, request: Bytes) -> Result<Bytes, Miss> {
+    async fn call(&mut self, index: usize, id: &str, request: Bytes) -> Result<Bytes, Miss> {
         let error = |error: String| Miss::Error(error);
         let call = async {
             match self {
                 Self::Engine(engine) => engine.call(index, request).await.map_err(error),
+                Self::Deployed(deployed) => deployed.call(index, request).await.map_err(error),
                 Self::Http { pool, .. } => {
-                    let reply = pool.call(&Method::POST, &path(number), request).await;
+                    let reply = pool.call(&Method::POST, &path(id), request).await;
                     reply.map_err(|failed| error(failed.to_string()))
                 }
             }
@@ -189,16 +236,16 @@ impl Starter {
     }
 
     /// Ends one, where that can be asked for.
-    async fn forget(&self, number: u64) -> Result<()> {
+    async fn forget(&self, id: &str) -> Result<()> {
         if let Self::Http { pool, .. } = self {
-            pool.call(&Method::DELETE, &path(number), Bytes::new()).await?;
+            pool.call(&Method::DELETE, &path(id), Bytes::new()).await?;
         }
         Ok(())
     }
 }
 
-fn path(number: u64) -> String {
-    format!("/?{}", bundle::name(number))
+fn path(id: &str) -> String {
+    format!("/?{id}")
 }
 
 async fn measure(
@@ -235,16 +282,17 @@ async fn start_all(contender: &mut Contender, size: Size, numbers: &[u64]) -> Re
     let mut processor = Duration::ZERO;
     starter.prepare(size, numbers).await?;
     for (index, &number) in numbers.iter().enumerate() {
-        starter.deploy(index, number).await?;
+        let id = &size.name(number);
+        starter.deploy(index, id).await?;
         sleep(PAUSE).await;
         let request = format!("{index:0SIZE$}");
         let before = processor_time(processes);
         let sent = Instant::now();
-        let reply = starter.call(index, number, Bytes::from(request.clone())).await;
+        let reply = starter.call(index, id, Bytes::from(request.clone())).await;
         let elapsed = sent.elapsed();
         let after = processor_time(processes);
-        let outcome = reply.and_then(|reply| check(&reply, &bundle::reply(number, &request)));
-        starter.forget(number).await?;
+        let outcome = reply.and_then(|reply| check(&reply, &size.reply(number, &request)));
+        starter.forget(id).await?;
         if index >= WARM_UP {
             tally.add(outcome.map(|()| elapsed));
             processor += after.saturating_sub(before);

@@ -1,5 +1,6 @@
 //! An echo function everywhere: how many calls a second, how long they take, and what processor time they cost.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -7,6 +8,7 @@ use nex_node::bench::load::{ClosedLoop, Generator};
 use nex_node::bench::nats::NatsTarget;
 use nex_node::bench::stats::median;
 use nex_node::bench::{Latencies, LoadError, Payload, process};
+use tokio::sync::Semaphore;
 
 use super::figures::{Lineup, Missing, Name, ratios, show};
 use super::http::{HttpTarget, Pool};
@@ -57,9 +59,20 @@ pub(crate) struct Results {
     pub(crate) missing: Vec<Missing>,
 }
 
+/// How rivals are run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ring<'a> {
+    /// URL of the NATS server.
+    pub(crate) url: &'a str,
+    pub(crate) rivals: &'a Rivals,
+    pub(crate) folder: &'a Folder,
+    /// Processes of each rival that runs JavaScript on a single thread.
+    pub(crate) processes: usize,
+}
+
 /// Measures everybody in turn.
-pub(crate) async fn run(options: &Options, url: &str, rivals: &Rivals, folder: &Folder) -> Result<Results> {
-    let mut lineup = line_up(url, rivals, folder).await?;
+pub(crate) async fn run(options: &Options, ring: Ring<'_>) -> Result<Results> {
+    let mut lineup = line_up(ring).await?;
     let mut markdown = String::new();
     let mut groups = Vec::new();
     for size in echo::SIZES {
@@ -86,27 +99,27 @@ pub(crate) async fn run(options: &Options, url: &str, rivals: &Rivals, folder: &
     })
 }
 
-async fn line_up(url: &str, rivals: &Rivals, folder: &Folder) -> Result<Lineup<Contender>> {
+async fn line_up(ring: Ring<'_>) -> Result<Lineup<Contender>> {
     let mut lineup = Lineup::default();
     // Everybody is measured against this one.
-    lineup.contenders.push(native(url, folder).await?);
+    lineup.contenders.push(native(ring.url, ring.folder).await?);
     // This one takes no more workloads once it has its own, and so has to be first.
     let label = "nex in process";
-    lineup.add(label, nex(url, label, Isolation::InProcess).await);
+    lineup.add(label, nex(ring.url, label, Isolation::InProcess).await);
     let label = "nex through agents";
-    lineup.add(label, nex(url, label, Isolation::Agent).await);
-    lineup.add(NODE, node(url, rivals, folder).await);
+    lineup.add(label, nex(ring.url, label, Isolation::Agent).await);
+    lineup.add(NODE, node(ring).await);
     for (server, label) in [
         (Server::Workerd, "workerd behind a bridge"),
         (Server::Deno, "Deno behind a bridge"),
     ] {
-        lineup.add(label, bridged(url, rivals, folder, server, label).await);
+        lineup.add(label, bridged(ring, server, label).await);
     }
     for (server, label) in [
         (Server::Workerd, "workerd over HTTP, no NATS"),
         (Server::Deno, "Deno over HTTP, no NATS"),
     ] {
-        lineup.add(label, direct(rivals, folder, server, label).await);
+        lineup.add(label, direct(ring, server, label).await);
     }
     Ok(lineup)
 }
@@ -133,43 +146,47 @@ async fn nex(url: &str, label: &'static str, isolation: Isolation) -> Result<Con
     Ok(contender)
 }
 
-async fn node(url: &str, rivals: &Rivals, folder: &Folder) -> Result<Contender> {
+async fn node(ring: Ring<'_>) -> Result<Contender> {
     let subject = "rivals.echo.node";
-    let process = rivals.node_echo(url, subject, folder).await?;
-    on_nats(url, NODE, Family::Rival, subject, vec![process]).await
+    let mut processes = Vec::new();
+    for index in 0..ring.processes {
+        let name = format!("node-{index}");
+        processes.push(ring.rivals.node_echo(ring.url, subject, ring.folder, &name).await?);
+    }
+    on_nats(ring.url, NODE, Family::Rival, subject, processes).await
 }
 
-async fn bridged(
-    url: &str,
-    rivals: &Rivals,
-    folder: &Folder,
-    server: Server,
-    label: &'static str,
-) -> Result<Contender> {
+async fn bridged(ring: Ring<'_>, server: Server, label: &'static str) -> Result<Contender> {
     let name = format!("{server:?}-bridged");
-    let (process, socket) = rivals.serve(server, Program::Echo, folder, &name).await?;
+    let (mut processes, sockets) = ring.serve(server, &name).await?;
     let subject = format!("rivals.echo.{name}");
     // A connection for each call there may be in flight: the bridge is never what calls wait for.
     let connections = echo::WINDOWS.into_iter().max().unwrap_or(1);
-    let log = folder.log(&format!("{name}-bridge"));
-    let bridge = launch::bridge(url, &subject, &socket, connections, &log).await?;
-    on_nats(url, label, Family::Rival, &subject, vec![process, bridge]).await
+    let log = ring.folder.log(&format!("{name}-bridge"));
+    processes.push(launch::bridge(ring.url, &subject, &sockets, connections, &log).await?);
+    on_nats(ring.url, label, Family::Rival, &subject, processes).await
 }
 
-async fn direct(rivals: &Rivals, folder: &Folder, server: Server, label: &'static str) -> Result<Contender> {
-    let (process, socket) = rivals
-        .serve(server, Program::Echo, folder, &format!("{server:?}-direct"))
-        .await?;
-    let target = HttpTarget::new(Pool::new(vec![socket], usize::MAX >> 3), ["/".to_owned()]);
+async fn direct(ring: Ring<'_>, server: Server, label: &'static str) -> Result<Contender> {
+    let (processes, sockets) = ring.serve(server, &format!("{server:?}-direct")).await?;
+    let target = HttpTarget::new(Pool::new(sockets, Semaphore::MAX_PERMITS), ["/".to_owned()]);
     Ok(Contender {
         name: Name {
             label,
-            family: Family::Part,
+            family: Family::RivalPart,
         },
         driver: Driver::Http(Generator::new(target, Payload::echo(0), echo::PATIENCE)),
-        processes: vec![process.id()?],
-        _running: Running::Processes(vec![process]),
+        processes: processes.iter().map(Process::id).collect::<Result<_>>()?,
+        _running: Running::Processes(processes),
     })
+}
+
+impl Ring<'_> {
+    async fn serve(&self, server: Server, name: &str) -> Result<(Vec<Process>, Vec<PathBuf>)> {
+        self.rivals
+            .serve_all(server, Program::Echo, self.folder, name, self.processes)
+            .await
+    }
 }
 
 async fn on_nats(

@@ -48,10 +48,10 @@ pub(crate) enum Program {
 
 impl Rivals {
     /// Node.js as an echo on a subject.
-    pub(crate) async fn node_echo(&self, url: &str, subject: &str, folder: &Folder) -> Result<Process> {
+    pub(crate) async fn node_echo(&self, url: &str, subject: &str, folder: &Folder, name: &str) -> Result<Process> {
         let mut command = self.node_command("node-echo.mjs");
         command.args([url, subject]);
-        Process::start(command, &folder.log("node-echo")).await
+        Process::start(command, &folder.log(name)).await
     }
 
     /// A server on the socket of this name.
@@ -107,6 +107,22 @@ impl Rivals {
         Ok((Process::start(command, &folder.log(name)).await?, socket))
     }
 
+    /// So many of them.
+    pub(crate) async fn serve_all(
+        &self,
+        server: Server,
+        program: Program,
+        folder: &Folder,
+        name: &str,
+        count: usize,
+    ) -> Result<(Vec<Process>, Vec<PathBuf>)> {
+        let mut started = Vec::new();
+        for index in 0..count {
+            started.push(self.serve(server, program, folder, &format!("{name}-{index}")).await?);
+        }
+        Ok(started.into_iter().unzip())
+    }
+
     fn node_command(&self, program: &str) -> Command {
         let mut command = Command::new(&self.node);
         command.arg(self.program(program)).env_remove("NODE_OPTIONS");
@@ -114,13 +130,21 @@ impl Rivals {
     }
 }
 
-/// This program as the bridge from a subject to a server's socket.
-pub(crate) async fn bridge(url: &str, subject: &str, socket: &Path, connections: usize, log: &Path) -> Result<Process> {
+/// This program as the bridge from a subject to servers' sockets.
+pub(crate) async fn bridge(
+    url: &str,
+    subject: &str,
+    sockets: &[PathBuf],
+    connections: usize,
+    log: &Path,
+) -> Result<Process> {
     let mut command = Command::new(std::env::current_exe()?);
     command
         .args(["bridge", "--url", url, "--subject", subject])
-        .args(["--connections", &connections.to_string(), "--socket"])
-        .arg(socket);
+        .args(["--connections", &connections.to_string()]);
+    for socket in sockets {
+        command.arg("--socket").arg(socket);
+    }
     Process::start(command, log).await
 }
 

@@ -9,10 +9,12 @@ pub(crate) enum Family {
     Native,
     /// Ours.
     Nex,
+    /// A part of ours, for comparison.
+    NexPart,
     /// A rival as somebody would use it instead of us.
     Rival,
-    /// A part of a rival, for comparison.
-    Part,
+    /// A part of such a rival, for comparison.
+    RivalPart,
 }
 
 impl Family {
@@ -20,8 +22,9 @@ impl Family {
         match self {
             Self::Native => "#8a8f98",
             Self::Nex => "#2f6fde",
+            Self::NexPart => "#a9c4f3",
             Self::Rival => "#d9822b",
-            Self::Part => "#ecc48f",
+            Self::RivalPart => "#ecc48f",
         }
     }
 }
@@ -63,9 +66,9 @@ pub(crate) struct Section {
 }
 
 const COLUMNS: usize = 2;
-const WIDTH: f64 = 1100.0;
+const WIDTH: f64 = 1160.0;
 const MARGIN: f64 = 24.0;
-const LABELS: f64 = 210.0;
+const LABELS: f64 = 270.0;
 const VALUES: f64 = 70.0;
 const ROW: f64 = 17.0;
 const BAR: f64 = 12.0;
@@ -203,7 +206,7 @@ mod tests {
             family: Family::Nex,
             value,
             interval: None,
-            text: format!("{value:.1}"),
+            text: "its value".to_owned(),
         }
     }
 

@@ -9,33 +9,47 @@ const TICKS_PER_SECOND: u32 = 100;
 /// Processor time that a process and its descendants have used.
 #[must_use]
 pub fn processor_time(process: u32) -> Duration {
-    let stats: Vec<(u32, u32, u64)> = fs::read_dir("/proc")
+    let ticks: u64 = family(process).iter().map(|member| member.ticks).sum();
+    Duration::from_secs(1) * u32::try_from(ticks).unwrap_or(u32::MAX) / TICKS_PER_SECOND
+}
+
+/// How many threads of a process and its descendants have this name, which Linux cuts to 15 bytes.
+#[must_use]
+pub fn threads(process: u32, name: &str) -> usize {
+    let tasks = family(process)
+        .into_iter()
+        .filter_map(|member| fs::read_dir(format!("/proc/{}/task", member.pid)).ok());
+    let names = tasks
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|own| own.trim_end() == name).count()
+}
+
+/// What `/proc` tells of a process.
+struct Member {
+    pid: u32,
+    parent: u32,
+    ticks: u64,
+}
+
+/// A process and its descendants.
+fn family(process: u32) -> Vec<Member> {
+    let (mut family, mut others): (Vec<Member>, Vec<Member>) = fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .filter_map(|entry| {
             let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
             let (parent, ticks) = parse_stat(&stat)?;
-            Some((pid, parent, ticks))
+            Some(Member { pid, parent, ticks })
         })
-        .collect();
-    let mut family = vec![process];
+        .partition(|member| member.pid == process);
     let mut next = 0;
-    while let Some(&member) = family.get(next) {
+    while let Some(pid) = family.get(next).map(|member| member.pid) {
         next += 1;
-        family.extend(
-            stats
-                .iter()
-                .filter(|(_, parent, _)| *parent == member)
-                .map(|(pid, ..)| *pid),
-        );
+        family.extend(others.extract_if(.., |other| other.parent == pid));
     }
-    let ticks: u64 = stats
-        .iter()
-        .filter(|(pid, ..)| family.contains(pid))
-        .map(|(.., ticks)| ticks)
-        .sum();
-    Duration::from_secs(1) * u32::try_from(ticks).unwrap_or(u32::MAX) / TICKS_PER_SECOND
+    family
 }
 
 /// Parent and user plus system time, from `/proc/PID/stat`: fields 4, 14 and 15, counted from the command, which stands
@@ -94,6 +108,24 @@ mod tests {
         let stat = "42 (a) b (c) S 7 42 42 0 -1 4194304 100 0 0 0 31 11 0 0 20 0 9 0 100";
         assert_eq!(parse_stat(stat), Some((7, 42)));
         assert_eq!(parse_stat("nonsense"), None);
+    }
+
+    #[test]
+    fn threads_are_counted_by_name() -> std::io::Result<()> {
+        const NAME: &str = "counted-by-test";
+        let own = std::process::id();
+        assert_eq!(threads(own, NAME), 0);
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let (start, started) = std::sync::mpsc::channel();
+        let thread = std::thread::Builder::new().name(NAME.into()).spawn(move || {
+            _ = start.send(());
+            _ = ended.recv();
+        })?;
+        assert_eq!(started.recv(), Ok(()));
+        assert_eq!(threads(own, NAME), 1);
+        drop(end);
+        assert!(thread.join().is_ok());
+        Ok(())
     }
 
     #[test]
