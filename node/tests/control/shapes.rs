@@ -175,6 +175,7 @@ async fn deploy_info_workload_ping_and_stop() {
                 "machines": [{
                     "id": workload,
                     "healthy": true,
+                    "state": "running",
                     "uptime": null,
                     "namespace": "default",
                     "workload": {
