@@ -42,7 +42,7 @@ use nex_runtime::engine::Limits;
 use nex_runtime::log_limit::Throttle;
 
 /// Version of the protocol; node and agent must speak the same one.
-pub const PROTOCOL_VERSION: u64 = 1;
+pub const PROTOCOL_VERSION: u64 = 2;
 
 /// Host calls one function may have pending, in all its instances; one more is refused with `LIMIT_EXCEEDED`, on both
 /// sides of the link. The runtime refuses them for each instance before.

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use nex_runtime::engine::{Engine, Function, FunctionHost, FunctionSpec, LoadError};
 use parking_lot::Mutex;
@@ -53,6 +54,7 @@ pub async fn serve(
         functions: Arc::default(),
         loads: JoinSet::new(),
         draining: false,
+        census: Census::default(),
     };
     let end = session.run().await;
     outbox.close();
@@ -85,6 +87,19 @@ struct Session {
     functions: Arc<Mutex<HashMap<FunctionId, Entry>>>,
     loads: JoinSet<()>,
     draining: bool,
+    census: Census,
+}
+
+/// How often functions are counted, and log lines that were dropped.
+const CENSUS_EVERY: Duration = Duration::from_secs(1);
+
+/// How many functions there are.
+#[derive(Debug, Clone, Copy, Default)]
+struct Census {
+    taken: Option<Instant>,
+    functions: u32,
+    hibernating: u32,
+    instances: u32,
 }
 
 /// One deployed function.
@@ -212,18 +227,37 @@ impl Session {
         });
     }
 
-    fn pong(&self, nonce: u64) {
-        let functions = {
-            let functions = self.functions.lock();
-            for entry in functions.values() {
-                entry.logs.report_dropped();
-            }
-            functions.len()
+    /// Counts the functions, at most once a second: there may be thousands.
+    fn census(&mut self) -> Census {
+        if self.census.taken.is_some_and(|taken| taken.elapsed() < CENSUS_EVERY) {
+            return self.census;
+        }
+        let functions = self.functions.lock();
+        let mut census = Census {
+            taken: Some(Instant::now()),
+            functions: saturate(functions.len()),
+            ..Census::default()
         };
+        for entry in functions.values() {
+            entry.logs.report_dropped();
+            let state = entry.function.as_ref().and_then(|function| function.state());
+            if let Some(state) = state {
+                census.instances += state.instances;
+                census.hibernating += u32::from(state.instances == 0);
+            }
+        }
+        self.census = census;
+        census
+    }
+
+    fn pong(&mut self, nonce: u64) {
+        let census = self.census();
         let health = Health {
             condemned: self.shared.condemned.load(Ordering::Acquire),
             in_flight: saturate(self.shared.in_flight.load(Ordering::Acquire)),
-            functions: saturate(functions),
+            functions: census.functions,
+            hibernating: census.hibernating,
+            instances: census.instances,
             rss_bytes: resident_bytes(),
         };
         self.send(AgentToNode::Pong { nonce, health });

@@ -20,7 +20,7 @@ mod supervisor;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use nex_runtime::engine::{Engine, Function, FunctionHost, FunctionSpec, LoadError};
+use nex_runtime::engine::{Engine, Function, FunctionHost, FunctionSpec, LoadError, ProcessInfo};
 use tokio::sync::broadcast;
 
 use self::pool::Pool;
@@ -29,6 +29,7 @@ use self::slot::{PoolFunction, Slot};
 pub use self::config::{AgentPoolConfig, Isolation, find_agent_bin};
 pub use self::error::AgentError;
 pub use self::report::{AgentEvent, AgentInfo, AgentState};
+pub use crate::quarantine::QuarantineRules;
 
 /// Events kept for a subscriber that does not keep up.
 const EVENT_BACKLOG: usize = 1024;
@@ -94,7 +95,8 @@ impl Engine for AgentPool {
     /// Loads a function on an agent of its namespace. The handle outlives the agent; dropping it undeploys.
     fn load(&self, spec: FunctionSpec, host: FunctionHost) -> BoxFuture<'static, Result<Arc<dyn Function>, LoadError>> {
         let pool = self.pool.clone();
-        let slot = Arc::new(Slot::new(spec, host, pool.config.reply_grace));
+        let artifact = pool.ledger.record(&spec.namespace, &spec.source);
+        let slot = Arc::new(Slot::new(spec, host, artifact, pool.config.reply_grace));
         // Made first, so that a dropped future undeploys as well.
         let function = PoolFunction(slot.clone());
         Box::pin(async move {
@@ -107,8 +109,8 @@ impl Engine for AgentPool {
         self.available()
     }
 
-    fn processes(&self) -> Vec<u32> {
-        self.agents().into_iter().map(|agent| agent.pid).collect()
+    fn processes(&self) -> Vec<ProcessInfo> {
+        self.agents().into_iter().map(ProcessInfo::from).collect()
     }
 }
 

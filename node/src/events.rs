@@ -57,17 +57,6 @@ impl Events {
         self.agent(agent_id, "agent_condemned", &json!({ "message": message }));
     }
 
-    /// A function could not be started again after its agents had died, and answers `not_ready` until it is deployed anew.
-    pub fn function_lost(&self, namespace: &str, workload_id: &str, workload_name: &str, message: &str) {
-        let data = json!({
-            "workload_id": workload_id,
-            "workload_name": workload_name,
-            "namespace": namespace,
-            "message": message,
-        });
-        self.workload(namespace, workload_id, "function_lost", &data);
-    }
-
     fn agent(&self, agent_id: &str, event_type: &str, data: &Value) {
         let source = format!("{}-{agent_id}", self.node_id);
         self.publish(SYSTEM_NAMESPACE, &source, event_type, Some(SYSTEM_NAMESPACE), data);

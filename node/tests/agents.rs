@@ -18,6 +18,8 @@ mod hostility;
 mod javascript;
 #[path = "agents/lifecycle.rs"]
 mod lifecycle;
+#[path = "agents/quarantine.rs"]
+mod quarantine;
 #[path = "agents/recovery.rs"]
 mod recovery;
 #[path = "agents/support.rs"]

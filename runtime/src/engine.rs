@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -37,10 +37,33 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
         1
     }
 
-    /// Processes on this machine that run functions; an engine in this process counts as this one.
-    fn processes(&self) -> Vec<u32> {
-        vec![std::process::id()]
+    /// The processes it runs functions in, apart from this one.
+    fn processes(&self) -> Vec<ProcessInfo> {
+        Vec::new()
     }
+}
+
+/// A process that runs functions, for operators. What it says of itself is some seconds old.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// Its name.
+    pub id: String,
+    /// Its number on this machine.
+    pub pid: u32,
+    /// What it is doing: `warm`, `serving`, `draining` or `dead`.
+    pub state: &'static str,
+    /// Whose functions it runs; `None` until it has any.
+    pub namespace: Option<String>,
+    /// Functions on it.
+    pub functions: usize,
+    /// Functions without an instance.
+    pub hibernating: u32,
+    /// Instances of the others.
+    pub instances: u32,
+    /// Calls it has not answered.
+    pub in_flight: usize,
+    /// Resident memory in bytes; 0 if unknown.
+    pub rss_bytes: u64,
 }
 
 /// A loaded function.
@@ -232,6 +255,23 @@ pub enum EngineEvent {
         /// For people.
         message: String,
     },
+    /// The function has cost too many processes: its calls are answered [`ErrorKind::Quarantined`] for a while, and
+    /// nothing is spent on it. Comes from whoever looks after the processes.
+    Quarantined {
+        /// Since when.
+        since: SystemTime,
+        /// Until when.
+        until: SystemTime,
+        /// What callers are told: why, since when and until when.
+        message: String,
+    },
+    /// Its quarantine is over; it gets one more chance.
+    Released,
+    /// The function could not be started again and answers [`ErrorKind::NotReady`] until it is deployed anew.
+    Lost {
+        /// Why.
+        message: String,
+    },
 }
 
 /// A limit that was hit, and by how much. `Display` is a sentence for people.
@@ -370,4 +410,7 @@ pub enum LoadError {
     /// The engine could not make an instance.
     #[error("engine: {0}")]
     Engine(String),
+    /// The same code has cost too many processes, and is not loaded for a while.
+    #[error("{0}")]
+    Quarantined(String),
 }

@@ -60,6 +60,10 @@ pub struct Health {
     pub in_flight: u32,
     /// Functions loaded.
     pub functions: u32,
+    /// Functions of these that have no instance: they hibernate.
+    pub hibernating: u32,
+    /// Instances of the others.
+    pub instances: u32,
     /// Resident memory of the process in bytes; 0 if unknown.
     pub rss_bytes: u64,
 }

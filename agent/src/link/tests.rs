@@ -214,6 +214,8 @@ fn to_node() -> Vec<AgentToNode> {
                 condemned: true,
                 in_flight: 1,
                 functions: 2,
+                hibernating: 4,
+                instances: 5,
                 rss_bytes: 3,
             },
         },

@@ -32,13 +32,15 @@ impl Engine for Toy {
                 _ => {}
             }
             let kept = Mutex::default();
-            Ok(Arc::new(Player { action, host, kept }) as Arc<dyn Function>)
+            let id = spec.id;
+            Ok(Arc::new(Player { id, action, host, kept }) as Arc<dyn Function>)
         })
     }
 }
 
 #[derive(Debug)]
 struct Player {
+    id: String,
     action: String,
     host: FunctionHost,
     /// Calls never answered.
@@ -155,6 +157,12 @@ impl Function for Player {
             "drop" => drop(replies),
             "keep" => self.kept.lock().push(replies),
             "abort" => std::process::abort(),
+            // As V8 does: on a thread that bears the name of the function.
+            "crash" => {
+                let thread = std::thread::Builder::new().name(self.id.clone());
+                let crashed = thread.spawn(|| std::process::abort());
+                _ = crashed.expect("a thread").join();
+            }
             // On purpose: the agent must end with the panic's exit code.
             "panic" => panic!("toy panic"),
             other => replies.finish(Err(InvokeError::new(ErrorKind::Exception, other))),

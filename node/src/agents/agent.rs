@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use self::calls::Call;
 pub(super) use self::calls::Submitted;
 use self::service::Condition;
-pub(super) use self::service::{DrainStep, died};
+pub(super) use self::service::{Casualty, DrainStep, died};
 use super::error::Fault;
 use super::host_calls::HostCalls;
 use super::report::{AgentInfo, AgentState};
@@ -71,6 +71,8 @@ struct State {
     overdue: usize,
     /// Since when it has had no function.
     empty_since: Option<Instant>,
+    /// The functions it had when it died, until somebody takes care of them.
+    casualties: Vec<Casualty>,
     health: Health,
 }
 
@@ -80,6 +82,8 @@ struct Deployed {
     /// Waits for the agent's word; None once it has come.
     loading: Option<oneshot::Sender<Result<(), LoadError>>>,
     in_flight: usize,
+    /// Its code does not stop, for which it has been blamed.
+    convicted: bool,
     logs: Throttle,
     events: Throttle,
     /// Places for pending host calls.
@@ -135,6 +139,7 @@ impl Agent {
                 in_flight: 0,
                 overdue: 0,
                 empty_since: None,
+                casualties: Vec::new(),
                 health: Health::default(),
             }),
         })
@@ -189,7 +194,7 @@ impl Agent {
     /// Loads a function here, unless there are `max` already, and waits for the outcome.
     pub(super) async fn deploy(self: &Arc<Self>, slot: &Arc<Slot>, max: usize) -> Result<Placement, DeployError> {
         // Held until the agent has answered.
-        let (_alone, _shared) = if slot.is_suspect() {
+        let (_alone, _shared) = if slot.conduct.is_suspect() {
             (Some(self.loading.write().await), None)
         } else {
             (None, Some(self.loading.read().await))
@@ -248,6 +253,7 @@ impl Agent {
             slot: slot.clone(),
             loading: Some(loading),
             in_flight: 0,
+            convicted: false,
             logs: node_log_throttle(&slot.spec.limits),
             events: Throttle::new(MAX_EVENTS),
             host_calls: Arc::new(Semaphore::new(max_pending_host_calls(&slot.spec.limits))),
@@ -342,6 +348,8 @@ impl Agent {
             namespace: self.owner.get().map(|owner| owner.namespace.clone()),
             functions,
             state: state_name,
+            hibernating: state.health.hibernating,
+            instances: state.health.instances,
             in_flight: state.in_flight,
             rss_bytes: state.health.rss_bytes,
         }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::AgentError;
+use crate::quarantine::QuarantineRules;
 
 /// Settings of an [`AgentPool`](super::AgentPool).
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub struct AgentPoolConfig {
     pub reply_grace: Duration,
     /// How long an agent without functions is kept for its namespace. Default 10 s.
     pub idle_linger: Duration,
+    /// When functions that cost their agents are quarantined, and for how long.
+    pub quarantine: QuarantineRules,
     /// Time agents have to answer their calls at shutdown. Default 10 s.
     pub shutdown_grace: Duration,
 }
@@ -56,6 +59,7 @@ impl AgentPoolConfig {
             start_timeout: Duration::from_secs(10),
             reply_grace: Duration::from_secs(1),
             idle_linger: Duration::from_secs(10),
+            quarantine: QuarantineRules::default(),
             shutdown_grace: Duration::from_secs(10),
         }
     }

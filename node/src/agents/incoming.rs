@@ -79,9 +79,13 @@ fn log(agent: &Agent, function: FunctionId, mut line: LogLine) -> Result<(), Fau
 const CUT_MARK: usize = 64;
 
 fn event(pool: &Arc<Pool>, agent: &Arc<Agent>, function: FunctionId, event: EngineEvent) -> Result<(), Fault> {
-    if let EngineEvent::Condemned { message } = &event {
-        let offender = agent.function(function)?.map(|(slot, _)| slot);
-        pool.condemn(agent, offender.as_ref(), message);
+    match &event {
+        EngineEvent::LimitHit(_) => {}
+        EngineEvent::Condemned { message } => {
+            let offender = agent.function(function)?.map(|(slot, _)| (function, slot));
+            pool.condemn(agent, offender, message);
+        }
+        _ => return Err(Fault::Violation("event that is not an agent's to report")),
     }
     if let Some(slot) = agent.admit_event(function)? {
         slot.host.events.event(event);

@@ -21,11 +21,13 @@ use super::error::{AgentError, Fault};
 use super::report::{AgentEvent, AgentInfo};
 use super::{incoming, process, supervisor};
 use crate::data_plane;
+use crate::quarantine::Ledger;
 
 /// What the tasks of a pool share.
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) config: AgentPoolConfig,
+    pub(super) ledger: Ledger,
     runtime: Handle,
     state: Mutex<State>,
     /// Told when an agent has become warm, or cannot.
@@ -68,6 +70,7 @@ impl Pool {
         // An agent that may have none could never be of use.
         config.max_functions_per_agent = config.max_functions_per_agent.max(1);
         Arc::new(Self {
+            ledger: Ledger::new(config.quarantine),
             config,
             runtime: Handle::current(),
             state: Mutex::default(),

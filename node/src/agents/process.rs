@@ -8,10 +8,11 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use nex_agent::crash;
 use nex_agent::link::{AgentToNode, Hello, HelloAck, LinkReader, NodeToAgent, Outbox};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinHandle;
 
 use super::config::AgentPoolConfig;
@@ -53,7 +54,7 @@ pub(super) async fn start(config: &AgentPoolConfig, id: &str) -> Result<Started,
         .map_err(spawn_error)?;
     let pid = child.id().unwrap_or_default();
     let stderr = child.stderr.take();
-    let mut last_words = LastWords(stderr.map(|stderr| tokio::spawn(forward(stderr, id.to_owned()))));
+    let mut last_words = LastWords::of(stderr, id);
 
     let mut reader = LinkReader::new(read);
     let (outbox, write) = Outbox::new(write);
@@ -101,7 +102,10 @@ pub(super) async fn start(config: &AgentPoolConfig, id: &str) -> Result<Started,
 
 /// What an agent wrote to its standard error last: why it died, when it can say so. Complete once the process is gone.
 #[derive(Debug)]
-pub(super) struct LastWords(Option<JoinHandle<VecDeque<String>>>);
+pub(super) struct LastWords {
+    reading: Option<JoinHandle<VecDeque<String>>>,
+    lines: VecDeque<String>,
+}
 
 /// Lines kept of a dying agent; V8's own account of a fatal error is about that long.
 const KEPT_LINES: usize = 12;
@@ -116,19 +120,35 @@ const LINES_PER_SECOND: u32 = 100;
 const PATIENCE: Duration = Duration::from_millis(200);
 
 impl LastWords {
+    fn of(stderr: Option<ChildStderr>, agent: &str) -> Self {
+        Self {
+            reading: stderr.map(|stderr| tokio::spawn(forward(stderr, agent.to_owned()))),
+            lines: VecDeque::new(),
+        }
+    }
+
+    /// The lines, once the process is gone.
+    async fn lines(&mut self) -> &VecDeque<String> {
+        if let Some(reading) = self.reading.take()
+            && let Ok(Ok(lines)) = tokio::time::timeout(PATIENCE, reading).await
+        {
+            self.lines = lines;
+        }
+        &self.lines
+    }
+
+    /// The thread it crashed on, if it said so. Nothing it said before it crashed counts.
+    pub(super) async fn crashed_thread(&mut self) -> Option<String> {
+        let last = self.lines().await.back()?;
+        crash::thread_in(last).map(str::to_owned)
+    }
+
     /// A cause of death with the last words behind it.
     pub(super) async fn after(&mut self, cause: &str) -> String {
-        let lines = match self.0.take() {
-            Some(reading) => match tokio::time::timeout(PATIENCE, reading).await {
-                Ok(Ok(lines)) => lines,
-                Ok(Err(_)) | Err(_) => VecDeque::new(),
-            },
-            None => VecDeque::new(),
-        };
-        if lines.is_empty() {
+        let words: Vec<&str> = self.lines().await.iter().map(String::as_str).collect();
+        if words.is_empty() {
             return cause.to_owned();
         }
-        let words: Vec<&str> = lines.iter().map(String::as_str).collect();
         format!("{cause}: {}", words.join(" / "))
     }
 }

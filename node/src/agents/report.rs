@@ -1,5 +1,7 @@
 //! What the pool tells about its agents.
 
+use nex_runtime::engine::ProcessInfo;
+
 /// What happened to an agent, or to a function because of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -33,17 +35,6 @@ pub enum AgentEvent {
         /// Its exit code, or 128 and the signal that ended it; -1 if unknown.
         code: i32,
     },
-    /// A function could not be started again and answers `not_ready` from now on, until it is deployed anew.
-    FunctionLost {
-        /// ID of the workload.
-        id: String,
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-        /// Why.
-        message: String,
-    },
 }
 
 /// One agent, for operators.
@@ -61,10 +52,43 @@ pub struct AgentInfo {
     pub functions: Vec<String>,
     /// What it is doing.
     pub state: AgentState,
+    /// How many of these hibernate, as it last said.
+    pub hibernating: u32,
+    /// Instances of the functions that do not hibernate, as it last said.
+    pub instances: u32,
     /// Calls it has not answered.
     pub in_flight: usize,
     /// Its resident memory in bytes, as it last said; 0 at first.
     pub rss_bytes: u64,
+}
+
+impl AgentState {
+    /// For people.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Warm => "warm",
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+impl From<AgentInfo> for ProcessInfo {
+    fn from(agent: AgentInfo) -> Self {
+        Self {
+            id: agent.id,
+            pid: agent.pid,
+            state: agent.state.as_str(),
+            namespace: agent.namespace,
+            functions: agent.functions.len(),
+            hibernating: agent.hibernating,
+            instances: agent.instances,
+            in_flight: agent.in_flight,
+            rss_bytes: agent.rss_bytes,
+        }
+    }
 }
 
 /// What an agent is doing.

@@ -1,6 +1,8 @@
 //! A function's place in the pool, whichever agent it is on. Calls find their way here: to the agent it is placed on, or,
 //! while it is being moved, into a bounded queue that its next agent is given.
 
+mod conduct;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,8 +11,12 @@ use nex_agent::link::FunctionId;
 use nex_runtime::engine::{Function, FunctionHost, FunctionSpec};
 use nex_runtime::invocation::{ErrorKind, InvokeError, ReplySink, Trigger};
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
+pub(super) use self::conduct::Blame;
+use self::conduct::Conduct;
 use super::agent::{Agent, Submitted};
+use crate::quarantine::Record;
 
 /// A deployed function.
 #[derive(Debug)]
@@ -19,8 +25,10 @@ pub(super) struct Slot {
     pub(super) host: FunctionHost,
     /// Time beyond the function's own limit before the node answers in its agent's place.
     reply_grace: Duration,
+    pub(super) conduct: Conduct,
+    /// Cancelled when it takes no calls any more.
+    pub(super) ended: CancellationToken,
     route: Mutex<Route>,
-    record: Mutex<Record>,
 }
 
 /// Where it is.
@@ -44,6 +52,8 @@ enum Phase {
     Placed,
     /// Somebody is finding it a place.
     Moving,
+    /// It gets no place for a while, and what its callers are told.
+    Quarantined(String),
     /// It takes no calls any more, and why.
     Ended(String),
 }
@@ -65,40 +75,20 @@ pub(super) enum Installed {
     Ended,
 }
 
-/// What it did to its agents lately.
-#[derive(Debug, Default)]
-struct Record {
-    /// Deaths it may have had a part in.
-    deaths: u32,
-    /// Counts towards an agent of its own.
-    guilt: u32,
-    /// An agent died while it loaded.
-    suspect: bool,
-    last: Option<Instant>,
-}
-
-/// After this long without another incident, the record is clean.
-const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
-
-/// Guilt from which on a function gets an agent of its own.
-const QUARANTINE: u32 = 2;
-
-const BACK_OFF: Duration = Duration::from_millis(50);
-const MAX_BACK_OFF: Duration = Duration::from_secs(1);
-
 impl Slot {
     /// A function that is about to be placed for the first time.
-    pub(super) fn new(spec: FunctionSpec, host: FunctionHost, reply_grace: Duration) -> Self {
+    pub(super) fn new(spec: FunctionSpec, host: FunctionHost, artifact: Arc<Record>, reply_grace: Duration) -> Self {
         Self {
             spec,
             host,
             reply_grace,
+            conduct: Conduct::new(artifact),
+            ended: CancellationToken::new(),
             route: Mutex::new(Route {
                 phase: Phase::Moving,
                 placement: None,
                 waiting: VecDeque::new(),
             }),
-            record: Mutex::default(),
         }
     }
 
@@ -119,19 +109,23 @@ impl Slot {
                 Submitted::Refused(replies, error) => (replies, error),
                 Submitted::Gone(trigger, replies) => {
                     route.placement = None;
-                    if let Phase::Ended(message) = &route.phase {
-                        (replies, InvokeError::new(ErrorKind::NotReady, message))
-                    } else if route.waiting.len() >= limits.queue_depth as usize {
-                        let message = "the function is being moved, and too many calls wait for it";
-                        (replies, InvokeError::new(ErrorKind::Overloaded, message))
-                    } else {
-                        route.waiting.push_back(Waiting {
-                            trigger,
-                            replies,
-                            until: now + limits.wall_time,
-                        });
-                        return;
-                    }
+                    let error = match &route.phase {
+                        Phase::Ended(message) => InvokeError::new(ErrorKind::NotReady, message),
+                        Phase::Quarantined(message) => InvokeError::new(ErrorKind::Quarantined, message),
+                        Phase::Placed | Phase::Moving if route.waiting.len() < limits.queue_depth as usize => {
+                            route.waiting.push_back(Waiting {
+                                trigger,
+                                replies,
+                                until: now + limits.wall_time,
+                            });
+                            return;
+                        }
+                        Phase::Placed | Phase::Moving => {
+                            let message = "the function is being moved, and too many calls wait for it";
+                            InvokeError::new(ErrorKind::Overloaded, message)
+                        }
+                    };
+                    (replies, error)
                 }
             }
         };
@@ -201,6 +195,35 @@ impl Slot {
         matches!(self.route.lock().phase, Phase::Ended(_))
     }
 
+    /// Answers the calls that wait for a place, and all that come, with this; false if it takes none any more.
+    pub(super) fn confine(&self, message: &str) -> bool {
+        let waiting = {
+            let mut route = self.route.lock();
+            if matches!(route.phase, Phase::Ended(_)) {
+                return false;
+            }
+            route.phase = Phase::Quarantined(message.to_owned());
+            // An agent that is being drained may serve it still.
+            route.placement = None;
+            std::mem::take(&mut route.waiting)
+        };
+        for call in waiting {
+            let error = InvokeError::new(ErrorKind::Quarantined, message);
+            call.replies.finish(Err(error));
+        }
+        true
+    }
+
+    /// Lets calls wait for a place again; false if it takes none any more.
+    pub(super) fn release(&self) -> bool {
+        let mut route = self.route.lock();
+        let confined = matches!(route.phase, Phase::Quarantined(_));
+        if confined {
+            route.phase = Phase::Moving;
+        }
+        confined
+    }
+
     /// Answers the calls that have waited too long for a place.
     pub(super) fn expire(&self, now: Instant) {
         let mut late = Vec::new();
@@ -226,54 +249,11 @@ impl Slot {
             }
             (route.placement.take(), std::mem::take(&mut route.waiting))
         };
+        self.ended.cancel();
         for call in waiting {
             call.replies.finish(Err(InvokeError::new(ErrorKind::NotReady, why)));
         }
         placement
-    }
-
-    // ---- its record ----
-
-    /// An agent died while the function was loading or running on it, alone or among others.
-    pub(super) fn blame(&self, loading: bool, certain: bool) {
-        let mut record = self.record.lock();
-        record.forgive();
-        record.deaths += 1;
-        record.suspect |= loading;
-        if certain {
-            // A load that kills is the artefact's doing; one death at run time may have come from outside.
-            record.guilt += if loading { QUARANTINE } else { 1 };
-        }
-        record.last = Some(Instant::now());
-    }
-
-    /// Its code does not stop and cost an agent.
-    pub(super) fn convict(&self) {
-        self.blame(false, true);
-    }
-
-    /// Whether it must have an agent of its own.
-    pub(super) fn in_quarantine(&self) -> bool {
-        let mut record = self.record.lock();
-        record.forgive();
-        record.guilt >= QUARANTINE
-    }
-
-    /// Whether it must load while nothing else does.
-    pub(super) fn is_suspect(&self) -> bool {
-        let mut record = self.record.lock();
-        record.forgive();
-        record.suspect
-    }
-
-    /// How long to wait before it is placed again.
-    pub(super) fn back_off(&self) -> Duration {
-        let mut record = self.record.lock();
-        record.forgive();
-        match record.deaths {
-            0 | 1 => Duration::ZERO,
-            deaths => (BACK_OFF * 2_u32.saturating_pow(deaths.min(16) - 2)).min(MAX_BACK_OFF),
-        }
     }
 }
 
@@ -290,14 +270,6 @@ impl Route {
             self.phase = Phase::Moving;
         }
         start
-    }
-}
-
-impl Record {
-    fn forgive(&mut self) {
-        if self.last.is_some_and(|last| last.elapsed() > FORGIVEN_AFTER) {
-            *self = Self::default();
-        }
     }
 }
 

@@ -66,10 +66,13 @@ pub(super) async fn supervise(pool: Arc<Pool>, agent: Arc<Agent>, mut child: Chi
         }
     }
     let death = agent.death();
+    let mut thread = None;
     if death.as_ref().is_some_and(|death| death.unaided) {
         // It closes its link before it exits; killed in between, it could not say how it ended.
         _ = tokio::time::timeout(EXIT_GRACE, child.wait()).await;
+        thread = last_words.crashed_thread().await;
     }
+    pool.settle(&agent, thread.as_deref());
     if let Err(error) = child.start_kill() {
         tracing::debug!(agent = agent.id, %error, "kill");
     }

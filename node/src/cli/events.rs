@@ -43,22 +43,36 @@ impl Event {
         self.event.get(key).and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// The data of the event as `key=value` words.
+    /// The data of the event: if it comes with a message for people, that, and the rest as `key=value` words.
     fn data(&self) -> String {
-        let words: Vec<String> = match self.event.get("data") {
-            Some(Value::Object(members)) => members
-                .iter()
-                .map(|(key, value)| match value {
-                    Value::String(text) => format!("{key}={text}"),
-                    other => format!("{key}={other}"),
-                })
-                .collect(),
-            Some(other) => vec![other.to_string()],
-            None => Vec::new(),
+        let members = match self.event.get("data") {
+            Some(Value::Object(members)) => members,
+            Some(other) => return other.to_string(),
+            None => return String::new(),
         };
-        words.join(" ")
+        let text = |key: &str| members.get(key).and_then(Value::as_str);
+        let (told, known): (_, &[&str]) = match (text("workload_name"), text("message")) {
+            (Some(name), Some(message)) => (Some(format!("{name}: {message}")), &TOLD),
+            _ => (None, &[]),
+        };
+        let rest = members.iter().filter(|(key, _)| !known.contains(&key.as_str()));
+        let words = rest.map(|(key, value)| match value {
+            Value::String(text) => format!("{key}={text}"),
+            other => format!("{key}={other}"),
+        });
+        told.into_iter().chain(words).collect::<Vec<_>>().join(" ")
     }
 }
+
+/// What the beginning of the line and the message have told already.
+const TOLD: [&str; 6] = [
+    "workload_name",
+    "message",
+    "workload_id",
+    "namespace",
+    "allowed",
+    "measured",
+];
 
 /// Runs the command until Ctrl-C. Events of nodes have a namespace of their own and are always shown.
 pub(super) async fn run(global: &Global, args: Args) -> Result<(), Failure> {
@@ -101,6 +115,16 @@ mod tests {
         );
         assert_eq!(event.as_ref().map(Event::data).as_deref(), Some("alice=2 bob=1"));
         assert_eq!(event.as_ref().map(|event| event.text("source")), Some("N-1"));
+        let hit = Event::read(
+            "$NEX.events.default.function_limit_hit",
+            br#"{"data":{"workload_id":"i","workload_name":"spin","namespace":"default","kind":"cpu_timeout",
+                 "limit":"cpu_time","allowed":100,"measured":103,"suppressed":7,
+                 "message":"CPU time limit of 100 ms exceeded (103 ms)"}}"#,
+        );
+        assert_eq!(
+            hit.as_ref().map(Event::data).as_deref(),
+            Some("spin: CPU time limit of 100 ms exceeded (103 ms) kind=cpu_timeout limit=cpu_time suppressed=7")
+        );
         assert!(Event::read("$NEX.events.default", b"{}").is_none());
         assert!(Event::read("$NEX.events.a.b", b"[]").is_none());
     }

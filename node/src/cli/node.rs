@@ -9,7 +9,7 @@ use super::args::{Global, Output, name};
 use super::control::Session;
 use super::failure::Failure;
 use super::{output, up};
-use crate::control::messages::{InfoResponse, LimitValues, MachineSummary, PingResponse};
+use crate::control::messages::{AgentSummary, InfoResponse, LimitValues, MachineSummary, PingResponse};
 use crate::limits::LimitKey;
 
 /// Commands about nodes.
@@ -164,6 +164,10 @@ async fn info(global: &Global, args: InfoArgs) -> Result<(), Failure> {
     }
     output::columns("NEX Node Information", &rows)?;
     output::line("")?;
+    if !info.agents.is_empty() {
+        agents(&info.agents)?;
+        output::line("")?;
+    }
     if info.machines.is_empty() {
         output::line(format_args!("No workloads in namespace {}", global.namespace))
     } else if args.full {
@@ -171,7 +175,7 @@ async fn info(global: &Global, args: InfoArgs) -> Result<(), Failure> {
     } else {
         output::table(
             "Workloads",
-            ["", "ID", "Type", "Name", "Uptime", "Runtime", "Limits"],
+            ["", "ID", "Type", "Name", "State", "Uptime", "Runtime", "Limits"],
             info.machines.iter().map(|machine| {
                 let workload = &machine.workload;
                 [
@@ -179,13 +183,47 @@ async fn info(global: &Global, args: InfoArgs) -> Result<(), Failure> {
                     machine.id.clone(),
                     workload.workload_type.clone(),
                     workload.name.clone(),
+                    machine.state.clone(),
                     machine.uptime.clone(),
                     workload.runtime.clone(),
                     own_limits(&workload.limits, &info.limits),
                 ]
             }),
-        )
+        )?;
+        info.machines.iter().try_for_each(|machine| match &machine.reason {
+            Some(reason) => output::line(format_args!("{} {}: {reason}", health(machine), machine.workload.name)),
+            None => Ok(()),
+        })
     }
+}
+
+/// The agents of the namespace, and the warm ones.
+fn agents(agents: &[AgentSummary]) -> Result<(), Failure> {
+    output::table(
+        "Agents",
+        [
+            "ID",
+            "PID",
+            "State",
+            "Functions",
+            "Hibernating",
+            "Instances",
+            "In Flight",
+            "Memory",
+        ],
+        agents.iter().map(|agent| {
+            [
+                agent.id.clone(),
+                agent.pid.to_string(),
+                agent.state.clone(),
+                agent.functions.to_string(),
+                agent.hibernating.to_string(),
+                agent.instances.to_string(),
+                agent.in_flight.to_string(),
+                format!("{} MiB", agent.rss_bytes >> 20),
+            ]
+        }),
+    )
 }
 
 /// One workload in full.
@@ -194,6 +232,7 @@ fn machine(machine: &MachineSummary, defaults: &LimitValues) -> Result<(), Failu
     let mut rows = vec![
         ("Id", machine.id.clone()),
         ("Healthy", machine.healthy.to_string()),
+        ("State", machine.state.clone()),
         ("Type", workload.workload_type.clone()),
         ("Runtime", workload.runtime.clone()),
         ("Uptime", machine.uptime.clone()),
@@ -202,6 +241,9 @@ fn machine(machine: &MachineSummary, defaults: &LimitValues) -> Result<(), Failu
         ("Hash", workload.hash.clone()),
         ("Essential", workload.essential.to_string()),
     ];
+    if let Some(reason) = &machine.reason {
+        rows.push(("Reason", reason.clone()));
+    }
     for (index, (key, &value)) in workload.limits.iter().enumerate() {
         let label = if index == 0 { "Limits" } else { "" };
         let own = if defaults.get(key) == Some(&value) {

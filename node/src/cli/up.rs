@@ -28,6 +28,7 @@ use crate::connection::Connection;
 use crate::data_plane;
 use crate::events::Events;
 use crate::identity::IdentityError;
+use crate::in_process::InProcess;
 use crate::node::{Node, NodeError};
 
 /// Where the configuration is looked for without `--config`, as in the original.
@@ -220,7 +221,7 @@ enum Muscle {
     /// Agent processes.
     Agents(Arc<AgentPool>),
     /// The node's own process.
-    InProcess(V8Engine),
+    InProcess(Arc<InProcess>),
 }
 
 impl Muscle {
@@ -228,11 +229,11 @@ impl Muscle {
         if in_process {
             tracing::warn!(
                 "functions run inside the node process: a function that breaks out of V8 has the node's credentials, \
-                 and one that crashes it ends the node"
+                 one that crashes it ends the node, and code that does not stop stays until the node ends"
             );
-            return V8Engine::new(engine_settings(config))
-                .map(Self::InProcess)
-                .map_err(Failure::failed);
+            let engine = V8Engine::new(engine_settings(config)).map_err(Failure::failed)?;
+            let guarded = InProcess::new(Arc::new(engine), (&config.quarantine).into());
+            return Ok(Self::InProcess(Arc::new(guarded)));
         }
         let millis = |millis: NonZeroU32| Duration::from_millis(millis.get().into());
         let agent_bin = find_agent_bin().map_err(Failure::usage)?;
@@ -244,6 +245,7 @@ impl Muscle {
             shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
             agent_args: agent_arguments(&engine_settings(config)),
             max_functions_per_agent: count(config.max_functions_per_agent),
+            quarantine: (&config.quarantine).into(),
             ..AgentPoolConfig::new(agent_bin)
         });
         Ok(Self::Agents(pool.await.map_err(Failure::failed)?))
@@ -252,7 +254,7 @@ impl Muscle {
     fn engine(&self) -> Arc<dyn Engine> {
         match self {
             Self::Agents(pool) => pool.clone(),
-            Self::InProcess(engine) => Arc::new(engine.clone()),
+            Self::InProcess(engine) => engine.clone(),
         }
     }
 
@@ -281,14 +283,6 @@ impl Muscle {
                         events.agent_stopped(&id, &message, code);
                     }
                     Ok(AgentEvent::Condemned { id, message, .. }) => events.agent_condemned(&id, &message),
-                    Ok(AgentEvent::FunctionLost {
-                        id,
-                        namespace,
-                        name,
-                        message,
-                    }) => {
-                        events.function_lost(&namespace, &id, &name, &message);
-                    }
                     Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "events of agents were not published"),
                     Err(RecvError::Closed) => break,
                 }

@@ -178,12 +178,12 @@ pub struct InfoResponse {
     /// Machines ready for a workload.
     #[serde(default)]
     pub available_agents: usize,
-    /// Processes on the node's machine that run functions, so that their memory can be looked at there. Ours.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub agent_pids: Vec<u32>,
     /// Whether the same artefact may run twice in one namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_duplicate_workloads: Option<bool>,
+    /// Agents of the namespace, and those that wait for one. Ours.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agents: Vec<AgentSummary>,
     /// Workloads of the namespace.
     #[serde(default)]
     pub machines: Vec<MachineSummary>,
@@ -219,13 +219,45 @@ pub struct MemoryStat {
     pub available: u64,
 }
 
+/// One agent process in an [`InfoResponse`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentSummary {
+    /// Its name on the node.
+    pub id: String,
+    /// Its process.
+    pub pid: u32,
+    /// `warm`, `serving`, `draining` or `dead`.
+    pub state: String,
+    /// Whose functions it runs; absent while it is warm.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Functions on it.
+    pub functions: usize,
+    /// How many of them hibernate.
+    pub hibernating: u32,
+    /// Instances of the others.
+    pub instances: u32,
+    /// Calls it has not answered.
+    pub in_flight: usize,
+    /// Resident memory in bytes; 0 if unknown.
+    pub rss_bytes: u64,
+}
+
 /// One running workload in an [`InfoResponse`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineSummary {
     /// Workload ID.
     pub id: String,
-    /// Whether it takes triggers.
+    /// Whether its calls are being run: its [state](Self::state) is `running` or `hibernating`. The original says true.
     pub healthy: bool,
+    /// Ours: `running`; `hibernating`, where that is known; `quarantined`, because it has cost too many agents; `lost`,
+    /// because it could not be started again; `disconnected`, while a NATS connection it uses is down.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub state: String,
+    /// Ours: why it is not healthy, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// For people, for example `2h3m4s`.
     pub uptime: String,
     /// Its namespace.

@@ -311,7 +311,8 @@ impl Shared {
             reporter,
             triggers,
             outbound: trigger_nats.outbound,
-            _function: function,
+            host_outbound: host_nats.outbound,
+            function,
         };
         Ok((Arc::new(workload), used))
     }

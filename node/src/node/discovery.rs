@@ -1,9 +1,11 @@
 //! Who is there and what runs where: ping, workload ping, auction, info, lame duck.
 
+use nex_runtime::engine::ProcessInfo;
+
 use super::{Shared, VERSION};
 use crate::control::messages::{
-    AuctionRequest, InfoResponse, LameDuckResponse, MachineSummary, MemoryStat, PingResponse, WorkloadPingMachine,
-    WorkloadPingResponse,
+    AgentSummary, AuctionRequest, InfoResponse, LameDuckResponse, MachineSummary, MemoryStat, PingResponse,
+    WorkloadPingMachine, WorkloadPingResponse,
 };
 use crate::limits::LimitSet;
 
@@ -73,9 +75,17 @@ impl Shared {
             .filter(|w| w.namespace.eq_ignore_ascii_case(namespace))
             .map(|w| w.summary())
             .collect();
+        // Agents of others are none of the caller's business.
+        let mine = |agent: &ProcessInfo| {
+            agent
+                .namespace
+                .as_ref()
+                .is_none_or(|owner| owner.eq_ignore_ascii_case(namespace))
+        };
+        let agents = self.engine.processes().into_iter().filter(mine).map(summary).collect();
         InfoResponse {
+            agents,
             available_agents: self.engine.available_agents(),
-            agent_pids: self.engine.processes(),
             allow_duplicate_workloads: Some(self.config.allow_duplicate_workloads),
             limits: LimitSet::complete(&self.config.default_limits()).values(),
             machines,
@@ -95,6 +105,20 @@ impl Shared {
             node_id: self.identity.id().to_owned(),
             success: true,
         }
+    }
+}
+
+fn summary(agent: ProcessInfo) -> AgentSummary {
+    AgentSummary {
+        id: agent.id,
+        pid: agent.pid,
+        state: agent.state.to_owned(),
+        namespace: agent.namespace,
+        functions: agent.functions,
+        hibernating: agent.hibernating,
+        instances: agent.instances,
+        in_flight: agent.in_flight,
+        rss_bytes: agent.rss_bytes,
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use async_nats::connection::State;
 use nex_runtime::engine::{Function, Limits};
 use parking_lot::Mutex;
 
@@ -13,7 +14,7 @@ use crate::config::NodeLimits;
 use crate::control::messages::{MachineSummary, WorkloadSummary};
 use crate::limits::LimitSet;
 use crate::outbound::Outbound;
-use crate::report::Reporter;
+use crate::report::{Condition, Reporter};
 use crate::text;
 use crate::triggers::Triggers;
 
@@ -34,18 +35,43 @@ pub(super) struct Workload {
     pub(super) started: Instant,
     pub(super) reporter: Arc<Reporter>,
     pub(super) triggers: Triggers,
-    /// Carries its replies.
+    /// Carries its triggers and replies.
     pub(super) outbound: Outbound,
-    /// Keeps the function loaded for as long as the workload is known.
-    pub(super) _function: Arc<dyn Function>,
+    /// Carries its host services.
+    pub(super) host_outbound: Outbound,
+    /// Loaded for as long as the workload is known.
+    pub(super) function: Arc<dyn Function>,
 }
 
 impl Workload {
+    /// How it is: whether it is well, in a word, and why not.
+    fn state(&self) -> (bool, &'static str, Option<String>) {
+        match self.reporter.condition() {
+            Condition::Quarantined { message } => return (false, "quarantined", Some(message)),
+            Condition::Lost { message } => return (false, "lost", Some(message)),
+            Condition::Ready => {}
+        }
+        for (connection, what) in [(&self.outbound, "triggers"), (&self.host_outbound, "host services")] {
+            if connection.client().connection_state() != State::Connected {
+                return (
+                    false,
+                    "disconnected",
+                    Some(format!("the NATS connection for its {what} is down")),
+                );
+            }
+        }
+        let hibernates = self.function.state().is_some_and(|state| state.instances == 0);
+        (true, if hibernates { "hibernating" } else { "running" }, None)
+    }
+
     pub(super) fn summary(&self) -> MachineSummary {
         let uptime = text::uptime(self.started.elapsed());
+        let (healthy, state, reason) = self.state();
         MachineSummary {
             id: self.id.clone(),
-            healthy: true,
+            healthy,
+            state: state.to_owned(),
+            reason,
             uptime: uptime.clone(),
             namespace: self.namespace.clone(),
             workload: WorkloadSummary {

@@ -162,6 +162,22 @@ async fn code_that_cannot_be_stopped_costs_its_agent_but_no_neighbour() {
     .await;
 }
 
+/// So that `top -H` shows whose it is, and a crash on it can be told from one of a neighbour.
+#[tokio::test]
+async fn the_thread_of_an_instance_bears_the_first_bytes_of_its_workloads_id() {
+    let pool = v8().await;
+    let (function, _host) = try_load(&pool, spec("ns", "0123456789abcdef", ECHO)).await;
+    let function = function.unwrap();
+    call(&function, "x").await.unwrap();
+    let agents = pool.agents();
+    let serving = agents.iter().find(|agent| agent.state == AgentState::Serving).unwrap();
+    let threads = std::fs::read_dir(format!("/proc/{}/task", serving.pid)).unwrap();
+    let names: Vec<String> = threads
+        .filter_map(|thread| std::fs::read_to_string(thread.unwrap().path().join("comm")).ok())
+        .collect();
+    assert!(names.iter().any(|name| name == "ns-0123456789ab\n"), "{names:?}");
+}
+
 #[tokio::test]
 async fn an_endless_loop_ends_at_its_limit_and_costs_nobody_anything() {
     let pool = v8().await;

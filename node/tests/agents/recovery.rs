@@ -201,8 +201,12 @@ async fn a_function_whose_first_load_kills_agents_is_refused() {
 
 #[tokio::test]
 async fn a_function_that_cannot_be_started_again_is_given_up() {
-    let pool = toys().await;
-    let mut events = pool.subscribe();
+    let pool = AgentPool::start(AgentPoolConfig {
+        quarantine: rules(100, Duration::from_secs(60)),
+        ..config("toy")
+    })
+    .await
+    .unwrap();
     let (who, _host) = load(&pool, "pid").await;
     let (function, mut test) = load_gated(&pool, Limits::default()).await;
 
@@ -214,18 +218,17 @@ async fn a_function_that_cannot_be_started_again_is_given_up() {
                 _ = asked.unwrap().answer.send(Err(deny()));
                 attempts += 1;
             }
-            event = within(events.recv()) => {
-                if let AgentEvent::FunctionLost { name, message, .. } = event.unwrap() {
-                    break (name, message);
+            event = within(test.events.recv()) => {
+                if let EngineEvent::Lost { message } = event.unwrap() {
+                    break message;
                 }
             }
         }
     };
     assert_eq!(attempts, 5);
-    assert_eq!(lost.0, "load-gate");
     let error = within(call(&function, "")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotReady);
-    assert_eq!(error.message, lost.1);
+    assert_eq!(error.message, lost);
     // Its neighbour is well.
     within(pid(&who)).await;
 }

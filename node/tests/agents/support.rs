@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use nex_node::agents::{AgentEvent, AgentPool, AgentPoolConfig};
+use nex_node::agents::{AgentEvent, AgentPool, AgentPoolConfig, QuarantineRules};
 use nex_runtime::engine::{Engine, EngineEvent, EventSink, Function, FunctionHost, FunctionSpec, Limits, LoadError};
 use nex_runtime::host_services::{HostError, HostRequest, HostResponse, HostServices};
 use nex_runtime::invocation::{InvokeError, Reply, Trigger};
@@ -49,6 +49,15 @@ pub fn config(role: &str) -> AgentPoolConfig {
 
 pub async fn toys() -> Arc<AgentPool> {
     AgentPool::start(config("toy")).await.unwrap()
+}
+
+/// Quarantine after so many incidents, at first for this long.
+pub fn rules(after: u32, duration: Duration) -> QuarantineRules {
+    QuarantineRules {
+        after,
+        duration,
+        ..QuarantineRules::default()
+    }
 }
 
 /// Settings for a pool of real agents with V8.

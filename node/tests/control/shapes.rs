@@ -168,7 +168,6 @@ async fn deploy_info_workload_ping_and_stop() {
                 "tags": tags(),
                 "memory": null,
                 "available_agents": 1,
-                "agent_pids": [std::process::id()],
                 "allow_duplicate_workloads": true,
                 "supported_workload_types": ["v8"],
                 "limits": limits,
@@ -176,6 +175,7 @@ async fn deploy_info_workload_ping_and_stop() {
                 "machines": [{
                     "id": workload,
                     "healthy": true,
+                    "state": "running",
                     "uptime": null,
                     "namespace": "default",
                     "workload": {

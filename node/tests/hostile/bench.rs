@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use nex_node::agents::{AgentEvent, AgentInfo, AgentPool, AgentPoolConfig, AgentState};
+use nex_node::agents::{AgentEvent, AgentInfo, AgentPool, AgentPoolConfig, AgentState, QuarantineRules};
 use nex_runtime::engine::{Engine as _, Limits};
 use tokio::sync::broadcast;
 use tokio::time::timeout;
@@ -41,6 +41,11 @@ impl Bench {
         let pool = AgentPool::start(AgentPoolConfig {
             agent_env: agents.environment(),
             agent_log: "error".to_owned(),
+            // All attacks of a file are one artefact: it would not live to its fourth.
+            quarantine: QuarantineRules {
+                after: u32::MAX,
+                ..QuarantineRules::default()
+            },
             ..AgentPoolConfig::new(agent_bin())
         })
         .await?;

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nex_agent::link::{Health, NodeToAgent};
+use nex_agent::link::{FunctionId, Health, NodeToAgent};
+use nex_runtime::engine::LoadError;
 use nex_runtime::invocation::{ErrorKind, InvokeError, ReplySink};
+use tokio::sync::oneshot;
 
-use super::{Agent, Deployed, State};
+use super::{Agent, Deployed};
 use crate::agents::error::Fault;
 use crate::agents::slot::Slot;
 
@@ -37,11 +39,21 @@ pub(super) struct Drain {
     told: bool,
 }
 
-/// What a dead agent leaves behind.
+/// The calls a dead agent leaves behind.
 pub(in crate::agents) struct Wreck {
     pub(in crate::agents) message: String,
     pub(in crate::agents) replies: Vec<Box<dyn ReplySink>>,
-    pub(in crate::agents) slots: Vec<Arc<Slot>>,
+}
+
+/// A function that was on an agent when it died.
+pub(in crate::agents) struct Casualty {
+    pub(in crate::agents) slot: Arc<Slot>,
+    /// Whoever waits for it to load learns the end of this, which is dropped when the blame has been laid.
+    pub(in crate::agents) loading: Option<oneshot::Sender<Result<(), LoadError>>>,
+    /// It had calls to answer.
+    pub(in crate::agents) busy: bool,
+    /// It has been blamed for the loss of this agent before.
+    pub(in crate::agents) convicted: bool,
 }
 
 /// What a drain needs next.
@@ -133,6 +145,20 @@ impl Agent {
         }
     }
 
+    /// Takes note that a function's code does not stop; false if that is known.
+    pub(in crate::agents) fn convict(&self, function: FunctionId) -> bool {
+        let mut state = self.state.lock();
+        state
+            .functions
+            .get_mut(&function)
+            .is_some_and(|deployed| !std::mem::replace(&mut deployed.convicted, true))
+    }
+
+    /// The functions that were on it when it died. Whoever gets them has them moved.
+    pub(in crate::agents) fn take_casualties(&self) -> Vec<Casualty> {
+        std::mem::take(&mut self.state.lock().casualties)
+    }
+
     /// Ends its service, once: nothing is sent or accepted any more, the process is to be killed.
     pub(in crate::agents) fn break_down(&self, fault: Fault) -> Option<Wreck> {
         let mut state = self.state.lock();
@@ -147,17 +173,13 @@ impl Agent {
                 _ => (fault.to_string(), matches!(fault, Fault::Stopped)),
             },
         };
-        if !expected {
-            state.blame();
-        }
         state.condition = Condition::Dead(Death {
             message: message.clone(),
             expected,
             unaided: matches!(fault, Fault::LinkClosed | Fault::Exited(_)),
         });
-        let slots = state.slots();
-        // Those who wait for a deploy learn it from their dropped senders.
-        state.functions.clear();
+        let functions = std::mem::take(&mut state.functions);
+        state.casualties = functions.into_values().map(Casualty::from).collect();
         state.in_flight = 0;
         let calls = std::mem::take(&mut state.calls);
         drop(state);
@@ -167,22 +189,17 @@ impl Agent {
         Some(Wreck {
             message,
             replies: calls.into_values().map(|call| call.replies).collect(),
-            slots,
         })
     }
 }
 
-impl State {
-    /// The functions that were loading or running when the agent died may have killed it.
-    fn blame(&self) {
-        let suspects: Vec<&Deployed> = self
-            .functions
-            .values()
-            .filter(|deployed| deployed.loading.is_some() || deployed.in_flight > 0)
-            .collect();
-        let certain = suspects.len() == 1;
-        for suspect in suspects {
-            suspect.slot.blame(suspect.loading.is_some(), certain);
+impl From<Deployed> for Casualty {
+    fn from(deployed: Deployed) -> Self {
+        Self {
+            slot: deployed.slot,
+            loading: deployed.loading,
+            busy: deployed.in_flight > 0,
+            convicted: deployed.convicted,
         }
     }
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nex_runtime::engine::LoadError;
+use nex_runtime::engine::{EngineEvent, LoadError};
 
 use super::{Pool, SHUTTING_DOWN, START_BACK_OFF};
 use crate::agents::agent::{Agent, DeployError, Owner};
 use crate::agents::config::Isolation;
 use crate::agents::error::AgentError;
-use crate::agents::report::AgentEvent;
-use crate::agents::slot::{Installed, Slot};
+use crate::agents::slot::{Blame, Installed, Slot};
+use crate::quarantine::Quarantine;
 
 /// Why a function has no place.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ const EXPIRE_EVERY: Duration = Duration::from_millis(50);
 
 impl Pool {
     fn owner_of(&self, slot: &Slot) -> Owner {
-        let alone = self.config.isolation == Isolation::Workload || slot.in_quarantine();
+        let alone = self.config.isolation == Isolation::Workload || slot.conduct.must_be_alone();
         Owner {
             namespace: slot.spec.namespace.clone(),
             workload: alone.then(|| slot.spec.id.clone()),
@@ -122,8 +122,9 @@ impl Pool {
                 match placement.agent.death() {
                     Some(death) if !death.expected => {
                         // It has just been loaded, which may well be the reason.
-                        slot.blame(true, false);
-                        Err(PlaceError::Died(format!("the agent {}", death.message)))
+                        let message = format!("the agent {}", death.message);
+                        slot.conduct.blame(true, Blame::Possible, &message);
+                        Err(PlaceError::Died(message))
                     }
                     _ => Err(PlaceError::OutOfService),
                 }
@@ -139,6 +140,10 @@ impl Pool {
     pub(in crate::agents) async fn place_first(&self, slot: &Arc<Slot>) -> Result<(), LoadError> {
         let mut attempts = 0;
         loop {
+            // Before the first attempt, because the same bytes may have been here before.
+            if let Some(quarantine) = slot.conduct.quarantine() {
+                return Err(LoadError::Quarantined(quarantine.to_string()));
+            }
             match self.place(slot).await {
                 Ok(()) => return Ok(()),
                 Err(PlaceError::Load(error)) => return Err(error),
@@ -149,12 +154,12 @@ impl Pool {
                 Err(PlaceError::OutOfService) => tokio::time::sleep(RETRY_AFTER).await,
                 Err(PlaceError::Died(message)) => {
                     attempts += 1;
-                    if attempts == MAX_FIRST_ATTEMPTS {
+                    if attempts == MAX_FIRST_ATTEMPTS && slot.conduct.quarantine().is_none() {
                         return Err(LoadError::Engine(format!(
                             "{attempts} agents ended while they loaded it; the last one: {message}"
                         )));
                     }
-                    tokio::time::sleep(slot.back_off()).await;
+                    tokio::time::sleep(slot.conduct.back_off()).await;
                 }
             }
         }
@@ -165,20 +170,17 @@ impl Pool {
         self.spawn(async move { pool.move_function(&slot).await });
     }
 
-    /// Finds a function its next place, and answers those who wait for it too long.
+    /// Finds a function its next place, after its quarantine if it has deserved one.
     async fn move_function(&self, slot: &Arc<Slot>) {
-        let mut expire = tokio::time::interval(EXPIRE_EVERY);
-        let mut moving = std::pin::pin!(self.place_again(slot));
-        let outcome = loop {
-            tokio::select! {
-                biased;
-                () = self.closing.cancelled() => break Err(SHUTTING_DOWN.to_owned()),
-                outcome = &mut moving => break outcome,
-                _ = expire.tick() => slot.expire(Instant::now()),
+        let message = loop {
+            if let Some(quarantine) = slot.conduct.quarantine() {
+                self.sit_out(slot, &quarantine).await;
             }
-        };
-        let Err(message) = outcome else {
-            return;
+            match self.place_again_in_time(slot).await {
+                Ok(()) => return,
+                Err(Unplaced::Quarantined) => {}
+                Err(Unplaced::Lost(message)) => break message,
+            }
         };
         if let Some(placement) = slot.end(&message) {
             placement.agent.undeploy(placement.function);
@@ -186,21 +188,55 @@ impl Pool {
         if !self.closing.is_cancelled() {
             let spec = &slot.spec;
             tracing::error!(workload = spec.name, namespace = spec.namespace, "{message}");
-            self.report(AgentEvent::FunctionLost {
-                id: spec.id.clone(),
-                namespace: spec.namespace.clone(),
-                name: spec.name.clone(),
-                message,
-            });
+            slot.host.events.event(EngineEvent::Lost { message });
         }
     }
 
-    async fn place_again(&self, slot: &Arc<Slot>) -> Result<(), String> {
+    /// Waits until a quarantine is over, or nobody is interested any more.
+    async fn sit_out(&self, slot: &Arc<Slot>, quarantine: &Quarantine) {
+        let message = quarantine.to_string();
+        if !slot.confine(&message) {
+            return;
+        }
+        slot.host.events.event(EngineEvent::Quarantined {
+            since: quarantine.since,
+            until: quarantine.until,
+            message,
+        });
+        tokio::select! {
+            () = self.closing.cancelled() => {}
+            () = slot.ended.cancelled() => {}
+            () = tokio::time::sleep_until(quarantine.ends.into()) => {
+                if slot.release() {
+                    slot.host.events.event(EngineEvent::Released);
+                }
+            }
+        }
+    }
+
+    /// Finds a function its next place, and answers those who wait for it too long.
+    async fn place_again_in_time(&self, slot: &Arc<Slot>) -> Result<(), Unplaced> {
+        let mut expire = tokio::time::interval(EXPIRE_EVERY);
+        let mut moving = std::pin::pin!(self.place_again(slot));
+        loop {
+            tokio::select! {
+                biased;
+                () = self.closing.cancelled() => return Err(Unplaced::Lost(SHUTTING_DOWN.to_owned())),
+                outcome = &mut moving => return outcome,
+                _ = expire.tick() => slot.expire(Instant::now()),
+            }
+        }
+    }
+
+    async fn place_again(&self, slot: &Arc<Slot>) -> Result<(), Unplaced> {
         let mut attempts = 0;
         loop {
-            tokio::time::sleep(slot.back_off()).await;
+            tokio::time::sleep(slot.conduct.back_off()).await;
             if slot.has_ended() {
                 return Ok(());
+            }
+            if slot.conduct.quarantine().is_some() {
+                return Err(Unplaced::Quarantined);
             }
             let message = match self.place(slot).await {
                 Ok(()) | Err(PlaceError::Ended) => return Ok(()),
@@ -220,14 +256,22 @@ impl Pool {
                 "function not moved: {message}"
             );
             if attempts == MAX_ATTEMPTS {
-                return Err(format!(
+                return Err(Unplaced::Lost(format!(
                     "the function was given up after {attempts} attempts to start it again: {message}"
-                ));
+                )));
             }
-            // Deaths have their back-off in the record; other failures have none there.
+            // Deaths have their back-off in the conduct; other failures have none there.
             tokio::time::sleep(START_BACK_OFF * attempts).await;
         }
     }
+}
+
+/// Why a function that lost its place has no other.
+enum Unplaced {
+    /// It has cost too many agents.
+    Quarantined,
+    /// It is given up, and why.
+    Lost(String),
 }
 
 /// Counts a deploy that waits for an agent, so that one is started for its owner.

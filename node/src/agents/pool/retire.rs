@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use nex_agent::crash::MAX_THREAD_NAME;
+use nex_agent::link::FunctionId;
+
 use super::{Pool, START_TRIAL};
-use crate::agents::agent::{Agent, died};
+use crate::agents::agent::{Agent, Casualty, died};
 use crate::agents::error::{AgentError, Fault};
 use crate::agents::report::AgentEvent;
-use crate::agents::slot::Slot;
+use crate::agents::slot::{Blame, Slot};
 
 impl Pool {
-    /// Ends an agent: answers its callers, has its functions moved, and its process killed. Only the first reason counts.
+    /// Ends an agent: answers its callers and has its process killed. Only the first reason counts. What becomes of its
+    /// functions is [settled](Self::settle) when it is known what it died of.
     pub(in crate::agents) fn fail(self: &Arc<Self>, agent: &Arc<Agent>, fault: Fault) {
         let Some(wreck) = agent.break_down(fault) else {
             return;
@@ -25,12 +29,24 @@ impl Pool {
         for replies in wreck.replies {
             replies.finish(Err(died(&wreck.message)));
         }
-        for slot in wreck.slots {
-            if slot.lose(agent) {
-                self.spawn_move(slot);
+        self.refill.notify_one();
+    }
+
+    /// Lays the blame for a death, and has the functions moved. `thread` is where the process crashed, if it said so.
+    pub(in crate::agents) fn settle(self: &Arc<Self>, agent: &Arc<Agent>, thread: Option<&str>) {
+        let casualties = agent.take_casualties();
+        if let Some(death) = agent.death()
+            && !death.expected
+        {
+            let alone = agent.owner().is_some_and(|owner| owner.workload.is_some());
+            lay_blame(&casualties, thread, alone, &format!("it {}", death.message));
+        }
+        for casualty in casualties {
+            drop(casualty.loading);
+            if casualty.slot.lose(agent) {
+                self.spawn_move(casualty.slot);
             }
         }
-        self.refill.notify_one();
     }
 
     /// Replaces an agent without disturbing its functions: they move to another one and serve where they are meanwhile,
@@ -38,7 +54,7 @@ impl Pool {
     pub(in crate::agents) fn condemn(
         self: &Arc<Self>,
         agent: &Arc<Agent>,
-        offender: Option<&Arc<Slot>>,
+        offender: Option<(FunctionId, Arc<Slot>)>,
         message: &str,
     ) {
         let slots = agent.condemn(message.to_owned(), self.config.start_timeout);
@@ -52,7 +68,7 @@ impl Pool {
             });
             // The offender first, so that it is not taken for one that may stay.
             if let Some(offender) = offender {
-                self.remove_offender(agent, offender);
+                self.remove_offender(agent, offender, message);
             }
             for slot in slots {
                 if slot.leave(agent) {
@@ -62,14 +78,23 @@ impl Pool {
         } else if let Some(offender) = offender
             && !agent.is_dead()
         {
-            self.remove_offender(agent, offender);
+            self.remove_offender(agent, offender, message);
         }
     }
 
-    fn remove_offender(self: &Arc<Self>, agent: &Arc<Agent>, offender: &Arc<Slot>) {
-        offender.convict();
+    fn remove_offender(
+        self: &Arc<Self>,
+        agent: &Arc<Agent>,
+        (function, offender): (FunctionId, Arc<Slot>),
+        message: &str,
+    ) {
+        // Several instances of it may be stuck, but they cost one agent.
+        if agent.convict(function) {
+            let what = format!("its code did not stop ({message})");
+            offender.conduct.blame(false, Blame::Certain, &what);
+        }
         if offender.lose(agent) {
-            self.spawn_move(offender.clone());
+            self.spawn_move(offender);
         }
     }
 
@@ -114,5 +139,34 @@ impl Pool {
             message,
             code,
         });
+    }
+}
+
+/// Decides which functions an agent died of: the one whose thread it crashed on, else the one that was at work, if it was
+/// the only one.
+fn lay_blame(casualties: &[Casualty], thread: Option<&str>, alone: bool, what: &str) {
+    let blame = |casualty: &Casualty, blame| {
+        if !casualty.convicted {
+            casualty.slot.conduct.blame(casualty.loading.is_some(), blame, what);
+        }
+    };
+    let mut named = casualties.iter().filter(|casualty| {
+        let id = &casualty.slot.spec.id;
+        thread.is_some_and(|thread| {
+            !thread.is_empty() && id.starts_with(thread) && thread.len() == id.len().min(MAX_THREAD_NAME)
+        })
+    });
+    if let (Some(culprit), None) = (named.next(), named.next()) {
+        return blame(culprit, Blame::Certain);
+    }
+    let at_work = |casualty: &&Casualty| casualty.loading.is_some() || casualty.busy;
+    let suspects: Vec<&Casualty> = casualties.iter().filter(at_work).collect();
+    let how = match suspects.len() {
+        1 if alone => Blame::Certain,
+        1 => Blame::Likely,
+        _ => Blame::Possible,
+    };
+    for suspect in suspects {
+        blame(suspect, how);
     }
 }

@@ -270,9 +270,9 @@ impl Stage for OnNode {
 
     async fn memory(&self) -> Result<u64, String> {
         let info = self.info().await.map_err(|error| error.to_string())?;
-        let pids = &info.agent_pids;
+        let pids: Vec<u32> = info.agents.iter().map(|agent| agent.pid).collect();
         if pids.is_empty() {
-            return Err("the node does not tell in which processes functions run".to_owned());
+            return Err("the node tells of no agent process".to_owned());
         }
         // Process IDs are those of the node's machine. On another one they mean nothing, or something else.
         let total = info.memory.map(|memory| memory.total);
