@@ -306,7 +306,7 @@ async fn what_is_wrong_is_said_before_anything_is_measured() {
             2,
             "100 million calls",
         ),
-        (&["warm", "--in-process", "--seconds", "-1"], 2, "--seconds"),
+        (&["warm", "--in-process", "--seconds", "0"], 2, "--seconds"),
         (&["throughput", "--in-process", "--window", "0"], 2, "--window"),
         (&["cold", "--in-process", "--repeats", "0"], 2, "--repeats"),
         (&["cold", "--in-process", "--sizes", "0"], 2, "--sizes"),
