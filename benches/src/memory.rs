@@ -94,6 +94,8 @@ impl Crowd {
             source: fs::read(fixture("identity.mjs"))?,
             limits: Limits {
                 hibernate_after,
+                // A busy machine must not make it two.
+                instances: 1,
                 ..Limits::default()
             },
             functions: Vec::new(),

@@ -29,6 +29,7 @@ mod soft_limits;
 mod stack_trace;
 mod thread;
 mod thread_id;
+mod trim;
 mod watchdog;
 
 use std::fmt;
