@@ -4,8 +4,10 @@
 #![allow(dead_code, reason = "the shared files hold more than the snapshot needs")]
 #![allow(unreachable_pub, reason = "the shared files are public modules of the crate")]
 
+use std::cell::RefCell;
 use std::error::Error;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use deno_core::snapshot::{CreateSnapshotOptions, create_snapshot};
 
@@ -28,6 +30,8 @@ mod ops;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=src/v8");
+    let failure = Rc::new(RefCell::new(None));
+    let warm_up_failure = Rc::clone(&failure);
     let snapshot = create_snapshot(
         CreateSnapshotOptions {
             cargo_manifest_dir: env!("CARGO_MANIFEST_DIR"),
@@ -35,10 +39,16 @@ fn main() -> Result<(), Box<dyn Error>> {
             skip_op_registration: false,
             extensions: vec![ops::nex::init()],
             extension_transpiler: None,
-            with_runtime_cb: None,
+            with_runtime_cb: Some(Box::new(move |js| {
+                let warm_up = js.execute_script("ext:nex/warm_up.js", include_str!("src/v8/js/warm_up.js"));
+                *warm_up_failure.borrow_mut() = warm_up.err();
+            })),
         },
         None,
     )?;
+    if let Some(error) = failure.take() {
+        return Err(error.into());
+    }
     let path = PathBuf::from(std::env::var("OUT_DIR")?).join("startup_snapshot.bin");
     std::fs::write(path, snapshot.output)?;
     Ok(())

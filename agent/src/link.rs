@@ -38,11 +38,38 @@ pub use reader::LinkReader;
 pub use to_agent::NodeToAgent;
 pub use to_node::AgentToNode;
 
+use nex_runtime::engine::Limits;
+use nex_runtime::log_limit::Throttle;
+
 /// Version of the protocol; node and agent must speak the same one.
 pub const PROTOCOL_VERSION: u64 = 1;
 
-/// Host calls one function may have pending; one more is refused with `LIMIT_EXCEEDED`, on both sides of the link.
-pub const MAX_PENDING_HOST_CALLS: usize = 1024;
+/// Host calls one function may have pending, in all its instances; one more is refused with `LIMIT_EXCEEDED`, on both
+/// sides of the link. The runtime refuses them for each instance before.
+#[must_use]
+pub fn max_pending_host_calls(limits: &Limits) -> usize {
+    limits.host_calls as usize * limits.instances.max(1) as usize
+}
+
+/// What the agent lets through of a function's log: the runtime has applied the function's limit before, so this is for
+/// what it gets wrong.
+#[must_use]
+pub fn agent_log_throttle(limits: &Limits) -> Throttle {
+    Throttle::new(u64::from(limits.log_lines).max(LEAST_LOG_LINES) * 2)
+}
+
+/// What the node lets through, which does not trust agents: as much again, so that what an honest one lets pass is never
+/// refused for having arrived in a lump.
+#[must_use]
+pub fn node_log_throttle(limits: &Limits) -> Throttle {
+    Throttle::new(u64::from(limits.log_lines).max(LEAST_LOG_LINES) * 4)
+}
+
+/// Log lines of the least limit: lines that say how many were dropped must come through even where no others may.
+const LEAST_LOG_LINES: u64 = 100;
+
+/// Engine events of one function in any ten seconds. An engine reports each limit at most once a second and instance.
+pub const MAX_EVENTS: u64 = 1_000;
 
 /// Bytes waiting to be written beyond which bulk (calls, host calls and their results, streamed replies) has to wait or
 /// is refused.

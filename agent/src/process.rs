@@ -9,27 +9,26 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::Args;
 use nex_runtime::engine::Engine;
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::crash;
 use crate::link::LinkError;
 use crate::session::{self, SessionEnd};
 
-/// Arguments of `nex-agent`.
-#[derive(Debug, Clone, Default, Parser)]
-#[command(
-    name = "nex-agent",
-    version,
-    about = "Runs functions for a nex node, which starts it; not meant to be started by hand"
-)]
+/// Where the link is.
+#[derive(Debug, Clone, Default, Args)]
 pub struct Options {
     /// Connect to the node at this Unix socket; without it the link is standard input, a connected socket.
     #[arg(long, value_name = "PATH")]
     pub link_path: Option<PathBuf>,
 }
+
+/// Exit code of an agent that panicked.
+pub const PANIC_EXIT_CODE: i32 = 101;
 
 /// Why the process ended; the numbers are those of `sysexits.h`, the panic's is Rust's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +40,7 @@ enum Exit {
     Link = 74,
     /// The node does not keep to the protocol, or to another version of it.
     Protocol = 76,
-    Panic = 101,
+    Panic = PANIC_EXIT_CODE as isize,
 }
 
 /// Runs the agent until its link ends, then ends the process.
@@ -51,6 +50,9 @@ enum Exit {
 pub fn run<E: std::fmt::Display>(options: &Options, engine: impl FnOnce() -> Result<Arc<dyn Engine>, E>) -> ! {
     start_logs();
     exit_on_panic();
+    if let Err(error) = crash::report_signals() {
+        tracing::warn!(%error, "if this process crashes, it will not say of what");
+    }
     let exit = match engine() {
         Ok(engine) => serve(options, engine),
         Err(error) => {
@@ -81,6 +83,7 @@ fn exit_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         tracing::error!(thread = thread.name().unwrap_or("unnamed"), "{panic}");
+        crash::report(" (panic)");
         exit_now(Exit::Panic);
     }));
 }

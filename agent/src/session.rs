@@ -179,9 +179,9 @@ impl Session {
 
     fn deploy(&mut self, function: FunctionId, spec: FunctionSpec) {
         tracing::debug!(%function, workload = spec.name, namespace = spec.namespace, "loading");
-        let logs = Arc::new(LinkLogs::new(self.shared.outbox.clone(), function));
+        let logs = Arc::new(LinkLogs::new(self.shared.outbox.clone(), function, &spec.limits));
         let host = FunctionHost {
-            services: Arc::new(LinkHostServices::new(self.shared.clone(), function)),
+            services: Arc::new(LinkHostServices::new(self.shared.clone(), function, &spec.limits)),
             logs: logs.clone(),
             events: Arc::new(LinkEvents::new(self.shared.clone(), function)),
         };

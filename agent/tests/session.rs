@@ -15,9 +15,9 @@ mod toy;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nex_agent::link::{AgentToNode, CallId, FunctionId, LinkError, MAX_PENDING_HOST_CALLS, NodeToAgent};
+use nex_agent::link::{AgentToNode, CallId, FunctionId, LinkError, NodeToAgent, max_pending_host_calls};
 use nex_agent::session::{SessionEnd, serve};
-use nex_runtime::engine::{EngineEvent, LoadError};
+use nex_runtime::engine::{EngineEvent, Limits, LoadError};
 use nex_runtime::host_services::{HostError, HostErrorCode, HostRequest, HostResponse, HostResult, Operation};
 use nex_runtime::invocation::{ErrorKind, InvokeError, Reply, Trigger};
 use tokio::net::UnixStream;
@@ -234,9 +234,10 @@ async fn host_calls_carry_the_function_and_come_back_as_results_or_errors() {
 async fn a_function_has_so_many_host_calls_pending_and_no_more() {
     let mut node = Node::ready().await;
     let pile = node.deployed("pile").await;
-    let call = node.trigger(pile, (MAX_PENDING_HOST_CALLS + 5).to_string());
+    let max = max_pending_host_calls(&Limits::default());
+    let call = node.trigger(pile, (max + 5).to_string());
     let mut pending = Vec::new();
-    for _ in 0..MAX_PENDING_HOST_CALLS {
+    for _ in 0..max {
         pending.push(node.host_call().await.0);
     }
     for call in pending {

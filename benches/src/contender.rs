@@ -1,11 +1,12 @@
 //! Who answers: each contender is a process of its own, so that none shares a thread with the load generator.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -24,26 +25,36 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a process that writes a line to standard output when it is ready.
-    async fn start(mut command: Command) -> Result<Self> {
+    /// Starts a process that writes a line to standard output when it is ready. What it writes to standard error is in
+    /// `log`, and told if it does not start.
+    pub(crate) async fn start(mut command: Command, log: &Path) -> Result<Self> {
+        let program = command.as_std().get_program().to_owned();
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(File::create(log).with_context(|| format!("cannot create {}", log.display()))?)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("cannot start {:?}", command.as_std().get_program()))?;
+            .with_context(|| format!("cannot start {}", program.display()))?;
         let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
-        let ready = timeout(PATIENCE, lines.next_line())
-            .await??
-            .context("it ended before it was ready")?;
+        let ready = match timeout(PATIENCE, lines.next_line()).await {
+            Ok(line) => line?.context("it ended before it was ready"),
+            Err(_) => Err(anyhow!("it was not ready after {} s", PATIENCE.as_secs())),
+        };
+        let ready = ready.with_context(|| {
+            let said = std::fs::read_to_string(log).unwrap_or_default();
+            format!("{} did not start; it wrote: {}", program.display(), said.trim())
+        })?;
+        // Else it would block, or die of it, should it ever write more.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Ok(Self { child, ready })
     }
 
     /// This program as a native echo.
-    pub(crate) async fn native_echo(url: &str, subject: &str) -> Result<Self> {
+    pub(crate) async fn native_echo(url: &str, subject: &str, log: &Path) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["native-echo", "--url", url, "--subject", subject]);
-        Self::start(command).await
+        Self::start(command, log).await
     }
 
     /// Its process ID.
@@ -78,20 +89,11 @@ impl Node {
         std::fs::write(&config, json!({ "workload_types": ["v8"] }).to_string())?;
         let log = folder.path().join("node.log");
         let mut command = nex(url, folder.path())?;
-        command
-            .args(["node", "up", "--json", "--config"])
-            .arg(&config)
-            .stderr(std::fs::File::create(&log)?);
+        command.args(["node", "up", "--json", "--config"]).arg(&config);
         if isolation == Isolation::InProcess {
             command.arg("--unsafe-in-process");
         }
-        let process = match Process::start(command).await {
-            Ok(process) => process,
-            Err(error) => {
-                let log = std::fs::read_to_string(&log)?;
-                return Err(error.context(format!("the node did not start; it wrote:\n{log}")));
-            }
-        };
+        let process = Process::start(command, &log).await?;
         let report: Value = serde_json::from_str(&process.ready)?;
         let id = report["node"].as_str().context("the node has no ID")?.to_owned();
         Ok(Self {

@@ -3,27 +3,30 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nex_host_services::nats_server::{NatsServer, Options as ServerOptions, find_binary};
+use nex_node::bench::load::{Generator, Tally};
+use nex_node::bench::nats::NatsTarget;
+use nex_node::bench::stats::{Latencies, median, range};
+use nex_node::bench::{Payload, machine, process};
 
 use crate::Options;
 use crate::contender::{Isolation, Node, Process, fixture};
-use crate::load::Caller;
-use crate::machine;
 use crate::report::{self, Table, thousands};
-use crate::stats::{Latencies, median, range};
 
 /// Requests in flight.
-const WINDOWS: [usize; 3] = [1, 16, 256];
+pub(crate) const WINDOWS: [usize; 3] = [1, 16, 256];
 /// Payload bytes.
-const SIZES: [usize; 2] = [128, 1024];
+pub(crate) const SIZES: [usize; 2] = [128, 1024];
+/// Longest wait for one reply.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Quantiles that the latency tables show.
 const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
 
 /// One of those compared; the first is what the others are measured against.
 struct Contender<'a> {
     label: &'static str,
-    caller: Caller,
+    generator: Generator<NatsTarget>,
     process: &'a Process,
 }
 
@@ -44,10 +47,11 @@ pub(crate) async fn run(options: &Options, rate: u32) -> Result<String> {
         ..ServerOptions::default()
     })?;
     let url = server.url();
+    let logs = tempfile::tempdir()?;
     let classic = fixture("identity.js");
     let module = fixture("identity.mjs");
 
-    let native = Process::native_echo(&url, "bench.native").await?;
+    let native = Process::native_echo(&url, "bench.native", &logs.path().join("native.log")).await?;
     let in_process = Node::start(&url, Isolation::InProcess).await?;
     in_process.deploy(&classic, "bench.in_process.classic").await?;
     in_process.deploy(&module, "bench.in_process.module").await?;
@@ -72,13 +76,16 @@ pub(crate) async fn run(options: &Options, rate: u32) -> Result<String> {
         ("node and agent, classic form", "bench.agent.classic", agents.process()),
         ("node and agent, module form", "bench.agent.module", agents.process()),
     ] {
-        let caller = Caller::connect(&url, subject).await?;
-        contenders.push(Contender { label, caller, process });
+        let target = NatsTarget::new(async_nats::connect(&url).await?, [subject]).await?;
+        contenders.push(Contender {
+            label,
+            generator: Generator::new(target, Payload::echo(0), PATIENCE),
+            process,
+        });
     }
 
-    let mut facts = machine::describe();
-    facts.push(("nats-server", machine::nats_server_version(&binary)));
-    facts.push(("Load average before", machine::load_average()));
+    let mut machine = report::machine();
+    machine.nats_server_version = machine::nats_server_version(&binary);
     let mut body = String::new();
     for size in SIZES {
         for window in WINDOWS {
@@ -86,7 +93,8 @@ pub(crate) async fn run(options: &Options, rate: u32) -> Result<String> {
         }
         body += &paced(options, &mut contenders, rate, size).await?;
     }
-    facts.push(("Load average after", machine::load_average()));
+    machine.finish();
+    let mut facts = machine.facts();
     facts.push((
         "Measurement",
         format!(
@@ -118,21 +126,17 @@ async fn closed_loop(
             );
             let failed = || format!("{} with {size} B, window {window}", contender.label);
             // A tenth of the time, unmeasured, so that nobody pays for whatever the previous one left behind.
-            contender
-                .caller
-                .closed_loop(window, size, duration / 10)
-                .await
-                .with_context(failed)?;
-            let before = machine::processor_time(contender.process.id()?);
-            let result = contender
-                .caller
-                .closed_loop(window, size, duration)
-                .await
-                .with_context(failed)?;
-            let after = machine::processor_time(contender.process.id()?);
+            contender.generator.set_payload(Payload::echo(size));
+            let warm_up = contender.generator.closed_loop(0, window, duration / 10).await;
+            faultless(&warm_up.with_context(failed)?.tally).with_context(failed)?;
+            let before = process::processor_time(contender.process.id()?);
+            let result = contender.generator.closed_loop(0, window, duration).await;
+            let after = process::processor_time(contender.process.id()?);
+            let result = result.with_context(failed)?;
+            faultless(&result.tally).with_context(failed)?;
             measured.per_second.push(result.per_second);
             measured.calls += result.calls;
-            measured.latencies.merge(result.latencies);
+            measured.latencies.merge(&result.tally.latencies);
             measured.processor += after.saturating_sub(before);
         }
     }
@@ -172,9 +176,15 @@ async fn closed_loop(
     Ok(format!("### {size} B, {window} in flight\n\n{}\n", table.finish()))
 }
 
+/// A figure with failed calls in it would be a figure of something else.
+pub(crate) fn faultless(tally: &Tally) -> Result<()> {
+    ensure!(tally.failures.total() == 0, "{}", tally.failures);
+    Ok(())
+}
+
 /// Latency of single calls with pauses between them.
 async fn paced(options: &Options, contenders: &mut [Contender<'_>], rate: u32, size: usize) -> Result<String> {
-    let calls = (f64::from(rate) * options.seconds).ceil() as u32;
+    let duration = Duration::from_secs_f64(options.seconds);
     let mut measured = vec![Latencies::default(); contenders.len()];
     for repeat in 0..options.repeats {
         for (contender, measured) in contenders.iter_mut().zip(&mut measured) {
@@ -184,12 +194,12 @@ async fn paced(options: &Options, contenders: &mut [Contender<'_>], rate: u32, s
                 options.repeats,
                 contender.label
             );
-            let latencies = contender
-                .caller
-                .paced(rate, size, calls)
-                .await
-                .with_context(|| format!("{} with {size} B, {rate}/s", contender.label))?;
-            measured.merge(latencies);
+            let failed = || format!("{} with {size} B, {rate}/s", contender.label);
+            contender.generator.set_payload(Payload::echo(size));
+            let result = contender.generator.open_loop(0, rate.into(), duration).await;
+            let tally = result.with_context(failed)?.tally;
+            faultless(&tally).with_context(failed)?;
+            measured.merge(&tally.latencies);
         }
     }
     let mut table = Table::new(&[
@@ -208,7 +218,7 @@ async fn paced(options: &Options, contenders: &mut [Contender<'_>], rate: u32, s
         table.row(&row);
     }
     Ok(format!(
-        "### {size} B, one at a time, {rate} a second (warm but idle)\n\n{}\n",
+        "### {size} B, {rate} a second, evenly spaced (warm but idle)\n\n{}\n",
         table.finish()
     ))
 }

@@ -1,4 +1,5 @@
-//! Measures nex on this machine, beside what it is compared with, in one run: `echo` over NATS, and `runtime` in process.
+//! Measures nex on this machine, beside what it is compared with, in one run: `echo` over NATS, `runtime` in process, and
+//! `rivals`, which are what somebody might use instead.
 //! Run it in release mode on an idle machine; `--quick` only proves that it works.
 #![allow(
     clippy::print_stdout,
@@ -8,13 +9,11 @@
 
 mod contender;
 mod echo;
-mod load;
-mod machine;
 mod memory;
 mod native;
 mod report;
+mod rivals;
 mod runtime;
-mod stats;
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -22,6 +21,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use tokio::runtime::Builder;
 
 /// Benchmarks of nex.
 #[derive(Debug, Parser)]
@@ -50,6 +50,11 @@ enum Command {
         #[command(flatten)]
         options: Options,
     },
+    /// Beside Node.js, workerd and Deno: an echo, and cold starts
+    Rivals(rivals::Args),
+    /// The bridge from NATS to HTTP, which `rivals` starts as a process of its own
+    #[command(hide = true)]
+    Bridge(rivals::bridge::Args),
     /// The native echo, which `echo` starts as a process of its own
     #[command(hide = true)]
     NativeEcho(native::Args),
@@ -82,9 +87,17 @@ impl Options {
     }
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    match Cli::parse().command {
+fn main() -> Result<()> {
+    let Cli { command } = Cli::parse();
+    let mut runtime = match command {
+        Command::Bridge(_) => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    runtime.enable_all().build()?.block_on(run(command))
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
         Command::Echo { options, rate } => {
             let options = options.resolved();
             publish(&options, &echo::run(&options, rate).await?)
@@ -97,6 +110,8 @@ async fn main() -> Result<()> {
             let options = options.resolved();
             publish(&options, &memory::run(&options).await?)
         }
+        Command::Rivals(args) => rivals::run(args).await,
+        Command::Bridge(args) => rivals::bridge::run(args).await,
         Command::NativeEcho(args) => native::run(args).await,
     }
 }

@@ -17,7 +17,6 @@ use nex_runtime::v8::{V8Config, V8Engine};
 
 use crate::Options;
 use crate::contender::fixture;
-use crate::machine;
 use crate::report::{self, Table, thousands};
 
 const MIB: f64 = (1 << 20) as f64;
@@ -65,14 +64,13 @@ impl Scale {
 /// Runs it all and reports in Markdown.
 pub(crate) async fn run(options: &Options) -> Result<String> {
     let scale = Scale::of(options);
-    let mut facts = machine::describe();
-    facts.push(("Load average before", machine::load_average()));
+    let mut machine = report::machine();
     // First what is spoilt by what others leave behind.
     let mut body = density(&scale).await?;
     body += &burst(&scale).await?;
     body += &churn(&scale).await?;
-    facts.push(("Load average after", machine::load_average()));
-    Ok(report::heading("Memory", &facts) + &body)
+    machine.finish();
+    Ok(report::heading("Memory", &machine.facts()) + &body)
 }
 
 /// Functions of one engine, each loaded and called once.
@@ -263,7 +261,12 @@ async fn burst(scale: &Scale) -> Result<String> {
 
 /// Isolates created and destroyed, one after the other, a few at a time.
 async fn churn(scale: &Scale) -> Result<String> {
-    let mut table = Table::new(&["isolates created and destroyed", "RSS MiB", "threads", "file descriptors"]);
+    let mut table = Table::new(&[
+        "isolates created and destroyed",
+        "RSS MiB",
+        "threads",
+        "file descriptors",
+    ]);
     let crowd = Crowd::new(FOR_EVER)?;
     let step = (scale.churn / 10).max(1);
     let mut alive = VecDeque::new();

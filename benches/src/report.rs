@@ -1,6 +1,14 @@
-//! Markdown tables.
+//! Results in Markdown: what they were measured on, and tables.
 
 use std::fmt::Write;
+
+use nex_node::bench::Machine;
+
+/// This machine, measured by this program.
+pub(crate) fn machine() -> Machine {
+    let profile = if cfg!(debug_assertions) { "" } else { " --release" };
+    Machine::describe(&format!("cargo run{profile} -p nex-benches --"))
+}
 
 /// A table under construction; the first column is aligned left, the others right.
 #[derive(Debug)]

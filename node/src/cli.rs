@@ -4,6 +4,7 @@
 //! error and an exit status: nothing fails silently, and nothing but results goes to standard output.
 
 mod args;
+mod bench;
 mod control;
 mod deploy;
 mod devrun;
@@ -36,6 +37,7 @@ Examples:
   nex logs                                             follow what functions write
   nex node ls                                          list the nodes, and
   nex node info NODE                                   what runs on one of them
+  nex bench all --in-process                           measure the engine on this machine
 
 Exit status:
   0  it worked
@@ -73,6 +75,9 @@ enum Command {
     Events(events::Args),
     /// Run a function once, in this process and with in-memory host services; needs no server
     Invoke(invoke::Args),
+    /// Measure cold starts, latency, throughput, memory and deployments, of a node or of the engine in this process
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 /// Runs the program with the arguments of this process.
@@ -104,6 +109,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Logs(args) => logs::run(&global, args).await,
         Command::Events(args) => events::run(&global, args).await,
         Command::Invoke(args) => invoke::run(&global, args).await,
+        Command::Bench(command) => bench::run(&global, command).await,
     }
 }
 

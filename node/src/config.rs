@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nex_runtime::engine::Limits;
 use nkeys::{KeyPair, KeyPairType};
@@ -15,6 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::control::messages::NatsConnection;
 use crate::control::subjects;
+use crate::limits::{LimitError, LimitSet};
 
 /// Configuration of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,8 +42,27 @@ pub struct NodeConfig {
     pub deny_trigger_subjects: Vec<String>,
     /// Limits of the node as a whole.
     pub node_limits: NodeLimits,
-    /// Limits of each function.
-    pub limits: FunctionLimits,
+    /// Limits of every workload that does not ask for others; those left out have the engine's default, see [`Limits`].
+    /// Default `{}`.
+    pub limits: LimitSet,
+    /// The most a deploy may ask for, with the same keys. One that is left out is as in `limits`, so that a deploy may
+    /// only ask for less. Default `{}`.
+    pub max_limits: LimitSet,
+    /// What makes a function be quarantined, and for how long.
+    pub quarantine: QuarantineConfig,
+    /// Blank isolates each agent keeps ready. Default 4; 0 makes each one when it is needed.
+    pub isolate_pool_size: u32,
+    /// Bytes of compiled code each agent keeps for functions that are started again. Default 67,108,864 (64 MiB);
+    /// 0 keeps none.
+    pub code_cache_bytes: u64,
+    /// Resident bytes of an agent above which its functions hibernate before their time, least recently used first.
+    /// Default `null`: never.
+    pub agent_memory_high_bytes: Option<NonZeroU64>,
+    /// Instances awake in each agent. Default 1,000: V8 needs some 32 memory mappings for each, of which Linux allows a
+    /// process 65,530.
+    pub max_instances_per_agent: NonZeroU32,
+    /// Functions in each agent, hibernating ones included; a namespace with more gets further agents. Default 5,000.
+    pub max_functions_per_agent: NonZeroU32,
     /// Whether the same artefact may run twice in one namespace. Default true.
     pub allow_duplicate_workloads: bool,
     /// Connection and policy of the host services.
@@ -74,16 +93,18 @@ pub struct NodeLimits {
     pub max_workload_bytes: u64,
 }
 
-/// Limits of each function.
+/// What makes a function be quarantined: its calls are answered at once, and it gets no agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct FunctionLimits {
-    /// Milliseconds of one call, waiting included; also of start-up. Default 30,000.
-    pub wall_time_ms: NonZeroU64,
-    /// Calls waiting for the function; one more is answered `overloaded`. Default 1,024.
-    pub queue_depth: NonZeroU32,
-    /// Calls in flight in one instance while they await. Default 64.
-    pub concurrency: NonZeroU32,
+pub struct QuarantineConfig {
+    /// Agents that it makes be condemned or die within the window before it is quarantined. Default 3.
+    pub after: NonZeroU32,
+    /// Milliseconds without another such incident after which all is forgiven. Default 600,000 (10 minutes).
+    pub window_ms: NonZeroU32,
+    /// Milliseconds of the first quarantine; each further one is twice as long. Default 60,000.
+    pub duration_ms: NonZeroU32,
+    /// Milliseconds of the longest quarantine. Default 3,600,000 (1 hour).
+    pub max_duration_ms: NonZeroU32,
 }
 
 /// Connection and policy of the host services.
@@ -119,7 +140,14 @@ impl Default for NodeConfig {
             valid_issuers: Vec::new(),
             deny_trigger_subjects: Vec::new(),
             node_limits: NodeLimits::default(),
-            limits: FunctionLimits::default(),
+            limits: LimitSet::default(),
+            max_limits: LimitSet::default(),
+            quarantine: QuarantineConfig::default(),
+            isolate_pool_size: 4,
+            code_cache_bytes: 64 << 20,
+            agent_memory_high_bytes: None,
+            max_instances_per_agent: const { NonZeroU32::new(1_000).unwrap() },
+            max_functions_per_agent: const { NonZeroU32::new(5_000).unwrap() },
             allow_duplicate_workloads: true,
             host_services_config: HostServicesConfig::default(),
             events: EventsConfig::default(),
@@ -131,12 +159,13 @@ impl Default for NodeConfig {
     }
 }
 
-impl Default for FunctionLimits {
+impl Default for QuarantineConfig {
     fn default() -> Self {
         Self {
-            wall_time_ms: const { NonZeroU64::new(30_000).unwrap() },
-            queue_depth: const { NonZeroU32::new(1_024).unwrap() },
-            concurrency: const { NonZeroU32::new(64).unwrap() },
+            after: const { NonZeroU32::new(3).unwrap() },
+            window_ms: const { NonZeroU32::new(600_000).unwrap() },
+            duration_ms: const { NonZeroU32::new(60_000).unwrap() },
+            max_duration_ms: const { NonZeroU32::new(3_600_000).unwrap() },
         }
     }
 }
@@ -146,19 +175,6 @@ impl Default for EventsConfig {
         Self {
             function_exec_succeeded: false,
             heartbeat_interval_ms: const { NonZeroU32::new(30_000).unwrap() },
-        }
-    }
-}
-
-impl FunctionLimits {
-    /// The same for the engine, with the server's limit for one message.
-    pub(crate) fn for_engine(&self, max_payload: usize) -> Limits {
-        Limits {
-            wall_time: Duration::from_millis(self.wall_time_ms.get()),
-            queue_depth: self.queue_depth.get(),
-            concurrency: self.concurrency.get(),
-            reply_bytes: u32::try_from(max_payload).unwrap_or(u32::MAX),
-            ..Limits::default()
         }
     }
 }
@@ -260,6 +276,28 @@ impl NodeConfig {
                 return key("tags", format!("`{tag}` is reserved for the node itself"));
             }
         }
+        let defaults = self.default_limits();
+        for (limit, most) in self.max_limits.iter() {
+            let default = limit.of(&defaults);
+            if most < default {
+                return key(
+                    &format!("max_limits.{limit}"),
+                    format!(
+                        "{most} is below {default}, which workloads have by default; lower `limits.{limit}` as well"
+                    ),
+                );
+            }
+        }
+        let quarantine = &self.quarantine;
+        if quarantine.max_duration_ms < quarantine.duration_ms {
+            return key(
+                "quarantine.max_duration_ms",
+                format!(
+                    "{} is below `quarantine.duration_ms`, which is {}",
+                    quarantine.max_duration_ms, quarantine.duration_ms
+                ),
+            );
+        }
         let connection = &self.host_services_config.nats;
         if connection.nats_user_jwt.is_empty() != connection.nats_user_seed.is_empty() {
             return key(
@@ -268,6 +306,27 @@ impl NodeConfig {
             );
         }
         Ok(())
+    }
+
+    /// The limits of a workload that asks for none. Replies are limited by the server they go to, not by these.
+    #[must_use]
+    pub fn default_limits(&self) -> Limits {
+        self.limits.over(Limits::default())
+    }
+
+    /// The most a deploy may ask for.
+    #[must_use]
+    pub fn max_limits(&self) -> Limits {
+        self.max_limits.over(self.default_limits())
+    }
+
+    /// The limits of a workload that asks for these.
+    ///
+    /// # Errors
+    /// [`LimitError::NotAllowed`]
+    pub fn grant(&self, asked: &LimitSet) -> Result<Limits, LimitError> {
+        asked.check_within(&self.max_limits())?;
+        Ok(asked.over(self.default_limits()))
     }
 }
 

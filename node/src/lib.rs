@@ -2,6 +2,7 @@
 
 pub mod agents;
 pub mod artifacts;
+pub mod bench;
 mod broker;
 pub mod claims;
 pub mod cli;
@@ -13,6 +14,7 @@ mod duration;
 pub mod environment;
 pub mod events;
 pub mod identity;
+pub mod limits;
 pub mod node;
 mod outbound;
 mod report;

@@ -1,6 +1,6 @@
 //! Durations and instants as the control interface writes them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -36,8 +36,18 @@ pub(crate) fn runtime(duration: Duration) -> String {
 
 /// Now, as RFC 3339 in UTC.
 pub(crate) fn now() -> String {
+    rfc3339(OffsetDateTime::now_utc())
+}
+
+/// An instant for people, as RFC 3339 in UTC to the second.
+pub(crate) fn instant(at: SystemTime) -> String {
+    let at = OffsetDateTime::from(at);
+    rfc3339(at.replace_nanosecond(0).unwrap_or(at))
+}
+
+fn rfc3339(at: OffsetDateTime) -> String {
     // Years beyond 9999 are the only ones it cannot write.
-    OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default()
+    at.format(&Rfc3339).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -69,5 +79,7 @@ mod tests {
             now.len() >= "2024-01-01T00:00:00Z".len() && now.ends_with('Z') && now.contains('T'),
             "{now}"
         );
+        let instant = instant(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_999));
+        assert_eq!(instant, "2023-11-14T22:13:20Z");
     }
 }

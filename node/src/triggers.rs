@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use self::reply::ReplyTo;
+pub(crate) use self::reply::{ERROR, ERROR_KIND};
 use crate::data_plane;
 use crate::outbound::Outbound;
 use crate::report::Reporter;

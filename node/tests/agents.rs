@@ -8,6 +8,8 @@
     reason = "tests fail by panicking; their modules are shared by path"
 )]
 
+#[path = "agents/binary.rs"]
+mod binary;
 #[path = "agents/hostile.rs"]
 mod hostile;
 #[path = "agents/hostility.rs"]

@@ -404,6 +404,14 @@ fn invoke_ends_what_does_not_end() {
         .nex("invoke spin.js --timeout 100ms")
         .exits(1)
         .says(&["wall_timeout", "100 ms"]);
+    workplace
+        .nex("invoke spin.js --timeout 20s --limit wall_time=150ms")
+        .exits(1)
+        .says(&["wall_timeout", "150 ms"]);
+    workplace
+        .nex("invoke spin.js --limit wall_time=150")
+        .exits(2)
+        .says(&["--limit", "wall_time: `150` is not a duration"]);
 }
 
 #[test]

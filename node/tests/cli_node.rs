@@ -279,6 +279,57 @@ async fn what_nodes_say_is_shown_to_people_and_programs() {
 }
 
 #[tokio::test]
+async fn a_workload_has_the_limits_that_were_asked_for() {
+    let scene = Scene::set(json!({ "max_limits": { "heap_bytes": 256 << 20 } })).await;
+    let (cluster, node) = (&scene.cluster, &scene.node.id);
+    let file = scene.file(
+        "never.js",
+        "() => new Promise((resolve) => setTimeout(resolve, 25_000))",
+    );
+    let arguments = [
+        "--trigger_subject",
+        "never",
+        "--limit",
+        "wall_time=200ms",
+        "--limit",
+        "heap=256MiB",
+        "--json",
+    ];
+    let report = scene.devrun(&file, &arguments).await;
+    ends(&report, 0, &[]);
+    let report: Value = serde_json::from_slice(&report.stdout).unwrap();
+    assert_eq!(report["limits"]["wall_time_ms"], 200);
+
+    // The engine keeps to them: the default would have been 30 s, the function would have answered after 25.
+    let request = async_nats::Request::new().timeout(Some(PATIENCE));
+    let answer = scene.client.send_request("never", request).await.unwrap();
+    let headers = answer.headers.unwrap();
+    let header = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
+    assert_eq!(header("Nex-Error-Kind").as_deref(), Some("wall_timeout"));
+    let error = header("Nats-Service-Error").unwrap();
+    assert!(error.contains("200 ms"), "{error}");
+
+    let info = cluster.nex_json(["node", "info", node, "--json"]).await;
+    let limits = &info["machines"][0]["workload"]["limits"];
+    assert_eq!(
+        (&limits["wall_time_ms"], &limits["heap_bytes"]),
+        (&json!(200), &json!(256 << 20))
+    );
+    assert_eq!(info["max_limits"]["heap_bytes"], json!(256 << 20));
+    let brief = cluster.nex_output(["node", "info", node]).await;
+    let text = ends(&brief, 0, &["heap=256MiB wall_time=200ms"]);
+    assert!(!text.contains("cpu_time"), "{text}");
+    let full = cluster.nex_output(["node", "info", node, "--full"]).await;
+    ends(&full, 0, &["wall_time=200ms (own)", "cpu_time=1s\n", "instances=4\n"]);
+
+    // No node may grant more than it has: nobody bids.
+    let greedy = scene
+        .devrun(&file, &["--trigger_subject", "never", "--limit", "heap=1GiB"])
+        .await;
+    ends(&greedy, 3, &["no node", "with these limits"]);
+}
+
+#[tokio::test]
 async fn run_and_stop_name_their_node() {
     let scene = Scene::set(json!({})).await;
     let (cluster, node) = (&scene.cluster, &scene.node.id);

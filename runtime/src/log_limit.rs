@@ -99,7 +99,8 @@ impl Throttle {
         (self.refused > 0 && self.has_room(now)).then(|| self.take_refused())
     }
 
-    fn take_refused(&mut self) -> u64 {
+    /// How many were refused since the last report, whether lines may pass again or not.
+    pub fn take_refused(&mut self) -> u64 {
         std::mem::take(&mut self.refused)
     }
 

@@ -24,6 +24,7 @@ mod pages;
 mod platform;
 mod pool;
 mod pressure;
+mod rejections;
 mod residents;
 mod soft_limits;
 mod stack_trace;
@@ -101,6 +102,12 @@ struct Shared {
     processors: usize,
     max_instances: usize,
     started: Instant,
+}
+
+/// Version of V8, for example `15.0.245.9-rusty`.
+#[must_use]
+pub fn version() -> &'static str {
+    deno_core::v8::VERSION_STRING
 }
 
 impl V8Engine {

@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use futures::future::BoxFuture;
-use nex_runtime::engine::{EngineEvent, EventSink};
+use nex_runtime::engine::{EngineEvent, EventSink, Limits};
 use nex_runtime::host_services::{HostError, HostErrorCode, HostRequest, HostResponse, HostServices};
-use nex_runtime::logs::{LogLevel, LogLine, LogSink};
+use nex_runtime::log_limit::{Throttle, dropped_line};
+use nex_runtime::logs::{LogLine, LogSink};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::link::{AgentToNode, BULK_ROOM, CallId, FunctionId, LOG_ROOM, MAX_PENDING_HOST_CALLS, Outbox, SendError};
-use crate::throttle::Throttle;
+use crate::link::{
+    AgentToNode, BULK_ROOM, CallId, FunctionId, LOG_ROOM, MAX_EVENTS, Outbox, SendError, agent_log_throttle,
+    max_pending_host_calls,
+};
 
 use super::Shared;
 
@@ -53,14 +56,16 @@ pub(super) struct LinkHostServices {
     shared: Arc<Shared>,
     function: FunctionId,
     pending: Arc<AtomicUsize>,
+    max_pending: usize,
 }
 
 impl LinkHostServices {
-    pub(super) fn new(shared: Arc<Shared>, function: FunctionId) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, function: FunctionId, limits: &Limits) -> Self {
         Self {
             shared,
             function,
             pending: Arc::default(),
+            max_pending: max_pending_host_calls(limits),
         }
     }
 }
@@ -69,12 +74,13 @@ impl HostServices for LinkHostServices {
     fn call(&self, request: HostRequest) -> BoxFuture<'static, HostOutcome> {
         let shared = self.shared.clone();
         let function = self.function;
-        let place = Place::take(&self.pending);
+        let max_pending = self.max_pending;
+        let place = Place::take(&self.pending, max_pending);
         Box::pin(async move {
             let Some(_place) = place else {
                 return Err(HostError::new(
                     HostErrorCode::LimitExceeded,
-                    format!("more than {MAX_PENDING_HOST_CALLS} host calls are pending"),
+                    format!("{max_pending} host calls are pending already, which is the limit"),
                 ));
             };
             let (call, answer) = shared.host_calls.register();
@@ -111,10 +117,10 @@ fn not_sent(error: SendError) -> HostError {
 struct Place(Arc<AtomicUsize>);
 
 impl Place {
-    fn take(pending: &Arc<AtomicUsize>) -> Option<Self> {
+    fn take(pending: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
         let place = Self(pending.clone());
         let before = pending.fetch_add(1, Ordering::Relaxed);
-        (before < MAX_PENDING_HOST_CALLS).then_some(place)
+        (before < max).then_some(place)
     }
 }
 
@@ -149,28 +155,27 @@ pub(super) struct LinkLogs {
 }
 
 impl LinkLogs {
-    pub(super) fn new(outbox: Outbox<AgentToNode>, function: FunctionId) -> Self {
+    pub(super) fn new(outbox: Outbox<AgentToNode>, function: FunctionId, limits: &Limits) -> Self {
         Self {
             outbox,
             function,
-            throttle: Mutex::new(Throttle::agent()),
+            throttle: Mutex::new(agent_log_throttle(limits)),
         }
     }
 
-    /// Says how many lines were dropped, if any were and it is time.
+    /// Says how many lines were dropped, if any were: called now and then, because the next line may not come soon.
     pub(super) fn report_dropped(&self) {
-        let report = self.throttle.lock().report();
-        if let Some(dropped) = report {
-            self.send_report(dropped);
+        let (dropped, limit) = {
+            let mut throttle = self.throttle.lock();
+            (throttle.take_refused(), throttle.limit())
+        };
+        if dropped > 0 {
+            self.send_report(dropped, limit);
         }
     }
 
-    fn send_report(&self, dropped: u64) {
-        let line = LogLine {
-            level: LogLevel::Warn,
-            text: format!("{dropped} log lines were dropped: the function logs too much"),
-        };
-        super::send(&self.outbox, self.message(line));
+    fn send_report(&self, dropped: u64, limit: u64) {
+        super::send(&self.outbox, self.message(dropped_line(dropped, limit)));
     }
 
     fn message(&self, line: LogLine) -> AgentToNode {
@@ -183,12 +188,13 @@ impl LinkLogs {
 
 impl LogSink for LinkLogs {
     fn log(&self, line: LogLine) {
-        let (report, admitted) = {
+        let (report, admitted, limit) = {
             let mut throttle = self.throttle.lock();
-            (throttle.report(), throttle.admit(line.text.len()))
+            let report = throttle.report();
+            (report, throttle.admit(line.text.chars().count()), throttle.limit())
         };
         if let Some(dropped) = report {
-            self.send_report(dropped);
+            self.send_report(dropped, limit);
         }
         if !admitted {
             return;
@@ -213,7 +219,7 @@ impl LinkEvents {
         Self {
             shared,
             function,
-            throttle: Mutex::new(Throttle::agent()),
+            throttle: Mutex::new(Throttle::new(MAX_EVENTS)),
         }
     }
 }

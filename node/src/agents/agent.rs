@@ -12,9 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use nex_agent::link::{CallId, FunctionId, Health, MAX_PENDING_HOST_CALLS, NodeToAgent, Outbox, SendError};
-use nex_agent::throttle::Throttle;
+use nex_agent::link::{
+    CallId, FunctionId, Health, MAX_EVENTS, NodeToAgent, Outbox, SendError, max_pending_host_calls, node_log_throttle,
+};
 use nex_runtime::engine::LoadError;
+use nex_runtime::log_limit::{Throttle, dropped_line};
+use nex_runtime::logs::LogLine;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -245,9 +248,9 @@ impl Agent {
             slot: slot.clone(),
             loading: Some(loading),
             in_flight: 0,
-            logs: Throttle::node(),
-            events: Throttle::node(),
-            host_calls: Arc::new(Semaphore::new(MAX_PENDING_HOST_CALLS)),
+            logs: node_log_throttle(&slot.spec.limits),
+            events: Throttle::new(MAX_EVENTS),
+            host_calls: Arc::new(Semaphore::new(max_pending_host_calls(&slot.spec.limits))),
         };
         state.functions.insert(function, deployed);
         Ok(function)
@@ -290,13 +293,15 @@ impl Agent {
         Ok(deployed.map(|deployed| (deployed.slot.clone(), deployed.host_calls.clone())))
     }
 
-    /// The slot a log line goes to, unless the function says too much; and how many lines were refused, now and then.
-    pub(super) fn admit_log(&self, function: FunctionId, bytes: usize) -> Known<(Arc<Slot>, Option<u64>)> {
+    /// The slot a log line of so many characters goes to, unless the function says too much; and the line that says how
+    /// many were refused before it.
+    pub(super) fn admit_log(&self, function: FunctionId, characters: usize) -> Known<(Arc<Slot>, Option<LogLine>)> {
         let mut state = self.state.lock();
         let deployed = state.function(function)?;
         Ok(deployed.and_then(|deployed| {
-            let admitted = deployed.logs.admit(bytes);
-            admitted.then(|| (deployed.slot.clone(), deployed.logs.report()))
+            let logs = &mut deployed.logs;
+            let refused = logs.report().map(|refused| dropped_line(refused, logs.limit()));
+            logs.admit(characters).then(|| (deployed.slot.clone(), refused))
         }))
     }
 

@@ -23,8 +23,8 @@ pub struct AgentPoolConfig {
     pub warm_size: usize,
     /// What shares an agent. Default [`Isolation::Namespace`].
     pub isolation: Isolation,
-    /// Functions on one agent; a namespace with more gets further agents. Default 500: V8 needs some 32 memory mappings
-    /// for each, of which Linux allows a process 65,530.
+    /// Functions on one agent, hibernating ones included; a namespace with more gets further agents. Default 5,000. How
+    /// many of them are awake is for the engine in the agent to bound.
     pub max_functions_per_agent: usize,
     /// Silence after which an agent is given up; it is pinged five times as often. Default 600 ms, so that a silent agent
     /// is noticed within a second. The node also answers overdue calls in time with the pings.
@@ -51,7 +51,7 @@ impl AgentPoolConfig {
             workload_types: &["v8"],
             warm_size: 1,
             isolation: Isolation::Namespace,
-            max_functions_per_agent: 500,
+            max_functions_per_agent: 5_000,
             heartbeat_timeout: Duration::from_millis(600),
             start_timeout: Duration::from_secs(10),
             reply_grace: Duration::from_secs(1),

@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use nex_agent::link::{BULK_ROOM, CallId, FunctionId, MAX_PENDING_HOST_CALLS, Message, NodeToAgent, SendError};
+use nex_agent::link::{BULK_ROOM, CallId, FunctionId, Message, NodeToAgent, SendError, max_pending_host_calls};
 use nex_runtime::host_services::{HostError, HostErrorCode, HostRequest, HostResponse};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -73,7 +73,8 @@ pub(super) fn start(agent: &Arc<Agent>, function: FunctionId, call: CallId, requ
         return refused(HostErrorCode::Unavailable, "the function is being stopped");
     };
     let Ok(place) = places.try_acquire_owned() else {
-        let message = format!("more than {MAX_PENDING_HOST_CALLS} host calls are pending");
+        let limit = max_pending_host_calls(&slot.spec.limits);
+        let message = format!("{limit} host calls are pending already, which is the limit");
         return refused(HostErrorCode::LimitExceeded, &message);
     };
     let kib = u32::try_from(request.payload.len() / 1024 + 1).unwrap_or(u32::MAX);

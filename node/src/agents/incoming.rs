@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nex_agent::link::{AgentToNode, FunctionId, LinkError, LinkReader};
 use nex_runtime::engine::EngineEvent;
-use nex_runtime::logs::{LogLevel, LogLine, MAX_LOG_LINE};
+use nex_runtime::logs::{LogLine, MAX_LOG_LINE, printable};
 
 use super::agent::Agent;
 use super::error::Fault;
@@ -58,21 +58,19 @@ fn handle(pool: &Arc<Pool>, agent: &Arc<Agent>, message: AgentToNode) -> Result<
 }
 
 fn log(agent: &Agent, function: FunctionId, mut line: LogLine) -> Result<(), Fault> {
-    let Some((slot, refused)) = agent.admit_log(function, line.text.len())? else {
+    let Some((slot, refused)) = agent.admit_log(function, line.text.chars().count())? else {
         return Ok(());
     };
-    if let Some(count) = refused {
-        slot.host.logs.log(LogLine {
-            level: LogLevel::Warn,
-            text: format!("{count} log lines were dropped: the function logs too much"),
-        });
+    if let Some(refused) = refused {
+        slot.host.logs.log(refused);
     }
-    // The engine cuts lines and marks the cut; this one is for an agent that does not.
+    // The engine cuts lines, marks the cut and writes out control characters; this is for an agent that does not.
     if line.text.len() > MAX_LOG_LINE
         && let Some((end, _)) = line.text.char_indices().nth(MAX_LOG_LINE + CUT_MARK)
     {
         line.text.truncate(end);
     }
+    line.text = printable(line.text);
     slot.host.logs.log(line);
     Ok(())
 }

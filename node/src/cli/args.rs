@@ -10,6 +10,7 @@ use super::failure::Failure;
 use crate::connection::{self, Connection, ContextChoice, Settings};
 use crate::control::subjects;
 use crate::duration;
+use crate::limits::{Assignment, LimitKey, LimitSet};
 
 const CONNECTION: &str = "Connection";
 const LOGGING: &str = "Logging";
@@ -162,6 +163,34 @@ pub(super) struct WorkloadArgs {
     /// What the workload is for, for people
     #[arg(long, value_name = "TEXT")]
     pub(super) description: Option<String>,
+    #[command(flatten)]
+    pub(super) limits: LimitArgs,
+}
+
+/// The limits of a workload.
+#[derive(Debug, Clone, Args)]
+pub(super) struct LimitArgs {
+    /// Limit of the workload, for example cpu_time=500ms; may be given several times
+    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = LimitKey::parse_assignment, long_help =
+        "Limit of the workload, instead of the default; may be given several times. A node refuses what is beyond the \
+         `max_limits` of its configuration.\n\
+         Times, like 500ms or 1m30s: cpu_time, wall_time, startup_cpu_time, hibernate_after\n\
+         Bytes, like 64MiB or 500kB: heap, buffer, stack\n\
+         Numbers: host_calls, timers, log_lines, queue_depth, concurrency, instances")]
+    limits: Vec<Assignment>,
+}
+
+impl LimitArgs {
+    pub(super) fn set(&self) -> LimitSet {
+        self.limits.iter().copied().collect()
+    }
+
+    /// As if these had been given.
+    pub(super) fn of(limits: LimitSet) -> Self {
+        Self {
+            limits: limits.assignments().collect(),
+        }
+    }
 }
 
 impl WorkloadArgs {

@@ -177,6 +177,7 @@ pub(super) async fn deploy(
         environment: sealed,
         id: Some(id),
         jsdomain: session.connection.js_domain.clone(),
+        limits: workload.args.limits.set(),
         sender_public_key: keys.xkey.public_key(),
         target_node: Some(target.node_id.to_owned()),
         trigger_subjects: workload.args.trigger_subjects.clone(),
@@ -238,7 +239,10 @@ pub(super) struct Report<'a> {
 }
 
 /// Tells that a workload has been accepted.
-pub(super) fn accepted(output: Output, report: &Report<'_>) -> Result<(), Failure> {
+pub(super) fn accepted(output: Output, args: &WorkloadArgs, report: &Report<'_>) -> Result<(), Failure> {
+    if !args.limits.set().is_empty() && report.response.limits.is_empty() {
+        output::diagnostic("⚠️ the node does not know of limits in requests: its own are in force");
+    }
     if output.json {
         return output::json(report);
     }

@@ -19,6 +19,7 @@ use super::{invoke, keys, source};
 use crate::claims::hex_sha256;
 use crate::control::Location;
 use crate::control::messages::{AuctionRequest, AuctionResponse};
+use crate::limits::LimitSet;
 
 /// Object store of developers' artefacts.
 const BUCKET: &str = "NEXCLIFILES";
@@ -35,7 +36,8 @@ The keys are $NEX_HOME/issuer.nk and publisher.xk, in ~/.nex by default; they ar
 
 Examples:
   nex devrun echo.js --trigger_subject greet.en --trigger_subject greet.fr
-  nex devrun mailer.js SMTP_HOST=mail.example.com --trigger-subject 'mail.>'";
+  nex devrun mailer.js SMTP_HOST=mail.example.com --trigger-subject 'mail.>'
+  nex devrun thumbs.js --trigger-subject thumbs --limit cpu_time=5s --limit heap=64MiB";
 
 /// Arguments of `nex devrun`.
 #[derive(Debug, clap::Args)]
@@ -80,7 +82,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<(), Failure> {
         hash: hex_sha256(&content),
     };
     let (candidates, ()) = tokio::try_join!(
-        auction(&session, &workload_type),
+        auction(&session, &workload_type, args.workload.limits.set()),
         deploy::upload(&session, &artifact.location, args.bucketmaxbytes, content.as_slice()),
     )?;
 
@@ -100,13 +102,22 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<(), Failure> {
         workload: &workload,
         keys: &keys,
     };
-    let check = || invoke::check(global, &name, &workload_type, content.into());
+    let check = || {
+        invoke::check(
+            global,
+            &name,
+            &workload_type,
+            args.workload.limits.set(),
+            content.into(),
+        )
+    };
     let (node, response, replaced) = rollout
         .run(&candidates, older, check)
         .await
         .map_err(|failure| failure.map(|message| source::locate(message, &name, &args.file)))?;
     accepted(
         args.output,
+        &args.workload,
         &Report {
             response: &response,
             namespace: &global.namespace,
@@ -129,10 +140,16 @@ fn location(namespace: &str, name: &str) -> Result<Location, Failure> {
     Location::new(BUCKET, key).map_err(Failure::usage)
 }
 
-/// The nodes that run this type and take new workloads, in random order.
-async fn auction(session: &Session, workload_type: &str) -> Result<Vec<AuctionResponse>, Failure> {
+/// The nodes that run this type with these limits and take new workloads, in random order.
+pub(super) async fn auction(
+    session: &Session,
+    workload_type: &str,
+    limits: LimitSet,
+) -> Result<Vec<AuctionResponse>, Failure> {
+    let limited = if limits.is_empty() { "" } else { " with these limits" };
     let request = AuctionRequest {
         workload_types: vec![workload_type.to_owned()],
+        limits,
         ..AuctionRequest::default()
     };
     for window in AUCTION_WINDOWS {
@@ -145,7 +162,7 @@ async fn auction(session: &Session, workload_type: &str) -> Result<Vec<AuctionRe
     }
     let waited: Duration = AUCTION_WINDOWS.iter().sum();
     Err(Failure::unreachable(format_args!(
-        "no node at {} offered to run workloads of type {workload_type} within {waited:?}; `nex node ls` lists the nodes",
+        "no node at {} offered to run workloads of type {workload_type}{limited} within {waited:?}; `nex node ls` lists the nodes",
         session.connection.servers()
     )))
 }

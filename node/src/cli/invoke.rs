@@ -22,14 +22,15 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
-use super::args::{Global, Output, assignment, header, name, read_file};
+use super::args::{Global, LimitArgs, Output, assignment, header, name, read_file};
 use super::failure::{Failure, Status};
 use super::{output, source};
+use crate::limits::LimitSet;
 
 const HELP: &str = "\
 The reply goes to standard output as it is, what the function logs to standard error.
 KV buckets, object stores and messaging live in memory and start empty; HTTP is real.
---timeout bounds the invocation, waiting included [default: 30s].
+--timeout bounds the invocation, waiting included [default: 30s]; --limit sets the other limits, and outranks it.
 
 Exit status: 0 if the function replied, 1 if it threw, hit a limit or does not compile, 2 for wrong arguments.";
 
@@ -61,6 +62,8 @@ pub(super) struct Args {
     #[arg(long = "type", value_name = "TYPE")]
     workload_type: Option<String>,
     #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
     output: Output,
 }
 
@@ -82,7 +85,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let json = args.output.json;
     let terminal = Arc::new(Terminal::default());
     let harness = harness(global, &workload_type, &name)?
-        .limits(limits)
+        .limits(args.limits.set().over(limits))
         .vars(args.environment)
         .log_sink(if json {
             Arc::new(|_: LogLine| {})
@@ -139,9 +142,18 @@ fn show(line: &LogLine) {
 }
 
 /// Loads a function without calling it, to see whether it would start. Types that only nodes run are taken on trust.
-pub(super) async fn check(global: &Global, name: &str, workload_type: &str, source: Bytes) -> Result<(), LoadError> {
+pub(super) async fn check(
+    global: &Global,
+    name: &str,
+    workload_type: &str,
+    limits: LimitSet,
+    source: Bytes,
+) -> Result<(), LoadError> {
     match harness(global, workload_type, name) {
-        Ok(harness) => harness.load(source).await.map(drop),
+        Ok(harness) => {
+            let harness = harness.limits(limits.over(Limits::default()));
+            harness.load(source).await.map(drop)
+        }
         Err(_) => Ok(()),
     }
 }

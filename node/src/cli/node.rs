@@ -9,7 +9,8 @@ use super::args::{Global, Output, name};
 use super::control::Session;
 use super::failure::Failure;
 use super::{output, up};
-use crate::control::messages::{InfoResponse, MachineSummary, PingResponse};
+use crate::control::messages::{InfoResponse, LimitValues, MachineSummary, PingResponse};
+use crate::limits::LimitKey;
 
 /// Commands about nodes.
 #[derive(Debug, Subcommand)]
@@ -166,11 +167,11 @@ async fn info(global: &Global, args: InfoArgs) -> Result<(), Failure> {
     if info.machines.is_empty() {
         output::line(format_args!("No workloads in namespace {}", global.namespace))
     } else if args.full {
-        info.machines.iter().try_for_each(machine)
+        info.machines.iter().try_for_each(|shown| machine(shown, &info.limits))
     } else {
         output::table(
             "Workloads",
-            ["", "ID", "Type", "Name", "Uptime", "Runtime"],
+            ["", "ID", "Type", "Name", "Uptime", "Runtime", "Limits"],
             info.machines.iter().map(|machine| {
                 let workload = &machine.workload;
                 [
@@ -180,6 +181,7 @@ async fn info(global: &Global, args: InfoArgs) -> Result<(), Failure> {
                     workload.name.clone(),
                     machine.uptime.clone(),
                     workload.runtime.clone(),
+                    own_limits(&workload.limits, &info.limits),
                 ]
             }),
         )
@@ -187,23 +189,48 @@ async fn info(global: &Global, args: InfoArgs) -> Result<(), Failure> {
 }
 
 /// One workload in full.
-fn machine(machine: &MachineSummary) -> Result<(), Failure> {
+fn machine(machine: &MachineSummary, defaults: &LimitValues) -> Result<(), Failure> {
     let workload = &machine.workload;
-    output::columns(
-        "Workload",
-        &[
-            ("Id", machine.id.clone()),
-            ("Healthy", machine.healthy.to_string()),
-            ("Type", workload.workload_type.clone()),
-            ("Runtime", workload.runtime.clone()),
-            ("Uptime", machine.uptime.clone()),
-            ("Name", workload.name.clone()),
-            ("Description", workload.description.clone()),
-            ("Hash", workload.hash.clone()),
-            ("Essential", workload.essential.to_string()),
-        ],
-    )?;
+    let mut rows = vec![
+        ("Id", machine.id.clone()),
+        ("Healthy", machine.healthy.to_string()),
+        ("Type", workload.workload_type.clone()),
+        ("Runtime", workload.runtime.clone()),
+        ("Uptime", machine.uptime.clone()),
+        ("Name", workload.name.clone()),
+        ("Description", workload.description.clone()),
+        ("Hash", workload.hash.clone()),
+        ("Essential", workload.essential.to_string()),
+    ];
+    for (index, (key, &value)) in workload.limits.iter().enumerate() {
+        let label = if index == 0 { "Limits" } else { "" };
+        let own = if defaults.get(key) == Some(&value) {
+            ""
+        } else {
+            " (own)"
+        };
+        rows.push((label, format!("{}{own}", limit(key, value))));
+    }
+    output::columns("Workload", &rows)?;
     output::line("")
+}
+
+/// The limits in which a workload differs from others of its node.
+fn own_limits(limits: &LimitValues, defaults: &LimitValues) -> String {
+    let own: Vec<String> = limits
+        .iter()
+        .filter(|(key, value)| defaults.get(*key) != Some(*value))
+        .map(|(key, &value)| limit(key, value))
+        .collect();
+    own.join(" ")
+}
+
+/// A limit as the command line takes it. A node of a later version may have some that are unknown here.
+fn limit(key: &str, value: u64) -> String {
+    match LimitKey::find(key) {
+        Some(limit) => format!("{}={}", limit.name(), limit.show(value)),
+        None => format!("{key}={value}"),
+    }
 }
 
 async fn probe(global: &Global, args: ProbeArgs) -> Result<(), Failure> {

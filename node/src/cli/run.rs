@@ -62,6 +62,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<(), Failure> {
         .map_err(not_accepted)?;
     accepted(
         args.output,
+        &args.workload,
         &Report {
             response: &response,
             namespace: &global.namespace,

@@ -53,6 +53,16 @@ fn help_names_every_command_and_gives_examples() {
 }
 
 #[test]
+fn help_lists_every_limit() {
+    for command in ["run", "devrun", "invoke"] {
+        let help = parse(["nex", command, "--help"]).unwrap_err().to_string();
+        for limit in crate::limits::LimitKey::ALL {
+            assert!(help.contains(limit.name()), "{} is missing in\n{help}", limit.name());
+        }
+    }
+}
+
+#[test]
 fn global_flags_stand_before_or_after_the_command() {
     for line in [
         "nex -s nats://a:1 --timeout 750ms --namespace prod node ls",
@@ -84,12 +94,21 @@ fn flags_are_known_in_both_spellings() {
     accepted("nex node ls --conn_name me");
     accepted("nex devrun a.js --stop --argv --flag");
     accepted("nex run nats://B/k N1 --xkey x --issuer i --name n --type v8 --essential K=V");
+    let cli = accepted("nex devrun a.js --limit cpu_time=500ms --limit heap=64MiB --limit cpu_time=1s");
+    let Command::Devrun(args) = cli.command else {
+        panic!("not devrun");
+    };
+    let shown = format!("{args:?}");
+    assert!(
+        shown.contains("Assignment(CpuTime, 1000)") && shown.contains("Assignment(Heap, 67108864)"),
+        "{shown}"
+    );
     accepted("nex stop N1 id --issuer i --name n");
 }
 
 #[test]
 fn mistakes_are_answered_with_what_was_expected() {
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["nodes"], "node"),
         (&["node", "ls", "--timeout", "2"], "750ms"),
         (&["node", "info", "a.b"], "letters, digits"),
@@ -103,6 +122,12 @@ fn mistakes_are_answered_with_what_was_expected() {
             "nats://BUCKET/key",
         ),
         (&["stop", "N", "id"], "--issuer"),
+        (&["devrun", "a.js", "--limit", "heap=64"], "64MiB"),
+        (
+            &["invoke", "a.js", "--limit", "speed=1"],
+            "expected one of cpu_time, wall_time",
+        ),
+        (&["invoke", "a.js", "--limit", "instances=0"], "possible are 1 to 1000"),
         (&["invoke", "a.js", "--header", "x"], "NAME:VALUE"),
     ];
     for (arguments, expected) in cases {

@@ -5,7 +5,8 @@
 mod dev;
 
 use std::collections::HashSet;
-use std::num::NonZeroU32;
+use std::ffi::OsString;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -229,18 +230,20 @@ impl Muscle {
                 "functions run inside the node process: a function that breaks out of V8 has the node's credentials, \
                  and one that crashes it ends the node"
             );
-            return V8Engine::new(V8Config::default())
+            return V8Engine::new(engine_settings(config))
                 .map(Self::InProcess)
                 .map_err(Failure::failed);
         }
         let millis = |millis: NonZeroU32| Duration::from_millis(millis.get().into());
         let agent_bin = find_agent_bin().map_err(Failure::usage)?;
         let pool = AgentPool::start(AgentPoolConfig {
-            warm_size: usize::try_from(config.machine_pool_size.get()).unwrap_or(usize::MAX),
+            warm_size: count(config.machine_pool_size),
             heartbeat_timeout: millis(config.agent_ping_timeout_ms),
             start_timeout: millis(config.agent_handshake_timeout_ms),
             agent_log: global.loglevel.unwrap_or(Level::Info).as_str().to_owned(),
             shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
+            agent_args: agent_arguments(&engine_settings(config)),
+            max_functions_per_agent: count(config.max_functions_per_agent),
             ..AgentPoolConfig::new(agent_bin)
         });
         Ok(Self::Agents(pool.await.map_err(Failure::failed)?))
@@ -300,8 +303,47 @@ impl Muscle {
     }
 }
 
+fn count(number: NonZeroU32) -> usize {
+    usize::try_from(number.get()).unwrap_or(usize::MAX)
+}
+
+/// What the node's configuration says of the engine, be it in agents or in this process. Pooled isolates are made for the
+/// limits that most workloads will have.
+fn engine_settings(config: &NodeConfig) -> V8Config {
+    let limits = config.default_limits();
+    V8Config {
+        pool_size: usize::try_from(config.isolate_pool_size).unwrap_or(usize::MAX),
+        heap_bytes: limits.heap_bytes,
+        stack_bytes: limits.stack_bytes,
+        code_cache_bytes: config.code_cache_bytes,
+        memory_high_bytes: config.agent_memory_high_bytes.map(NonZeroU64::get),
+        max_instances: count(config.max_instances_per_agent),
+    }
+}
+
+/// The same as arguments of `nex-agent`.
+fn agent_arguments(settings: &V8Config) -> Vec<OsString> {
+    let V8Config {
+        pool_size,
+        heap_bytes,
+        stack_bytes,
+        code_cache_bytes,
+        memory_high_bytes,
+        max_instances,
+    } = settings;
+    let mut arguments = vec![
+        format!("--isolate-pool-size={pool_size}"),
+        format!("--heap-bytes={heap_bytes}"),
+        format!("--stack-bytes={stack_bytes}"),
+        format!("--code-cache-bytes={code_cache_bytes}"),
+        format!("--max-instances={max_instances}"),
+    ];
+    arguments.extend(memory_high_bytes.map(|bytes| format!("--memory-high-bytes={bytes}")));
+    arguments.into_iter().map(OsString::from).collect()
+}
+
 /// The signals that ask a process to end.
-struct Signals {
+pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     quit: Signal,
@@ -309,7 +351,7 @@ struct Signals {
 
 impl Signals {
     /// From now on they end nothing by themselves.
-    fn listen() -> Result<Self, Failure> {
+    pub(super) fn listen() -> Result<Self, Failure> {
         let listen = |kind| signal(kind).map_err(Failure::failed);
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
@@ -318,7 +360,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",

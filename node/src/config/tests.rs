@@ -1,6 +1,8 @@
 //! Configurations that are accepted, and what is said about those that are not.
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+use std::time::Duration;
+
 use super::*;
 
 #[test]
@@ -37,6 +39,26 @@ fn keys_of_the_original() {
 }
 
 #[test]
+fn a_deploy_may_ask_for_less_and_for_more_only_where_the_operator_says_so() {
+    let json = r#"{"limits": {"wall_time_ms": 5000}, "max_limits": {"heap_bytes": 268435456}}"#;
+    let config = NodeConfig::from_json(json.as_bytes()).unwrap();
+    let asked = |json: &str| serde_json::from_str::<LimitSet>(json).unwrap();
+
+    let limits = config.grant(&asked("{}")).unwrap();
+    assert_eq!(limits.wall_time, Duration::from_secs(5));
+    assert_eq!(limits.heap_bytes, Limits::default().heap_bytes);
+    let limits = config
+        .grant(&asked(r#"{"wall_time_ms": 200, "heap_bytes": 268435456}"#))
+        .unwrap();
+    assert_eq!((limits.wall_time.as_millis(), limits.heap_bytes), (200, 256 << 20));
+    let error = config.grant(&asked(r#"{"wall_time_ms": 5001}"#)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`wall_time_ms` is 5001, this node allows at most 5000 milliseconds"
+    );
+}
+
+#[test]
 fn every_mistake_is_named() {
     for (json, message) in [
         ("", "not JSON"),
@@ -55,8 +77,36 @@ fn every_mistake_is_named() {
             "configuration key `machine_pool_size`: invalid type",
         ),
         (
-            r#"{"limits": {"wall_time": 1}}"#,
-            "configuration key `limits.wall_time`: unknown field",
+            r#"{"limits": {"timers": 1, "wall_time": 1}}"#,
+            "configuration key `limits.wall_time`: unknown limit `wall_time`, expected one of cpu_time_ms, wall_time_ms,",
+        ),
+        (
+            r#"{"limits": {"heap_bytes": 5}}"#,
+            "configuration key `limits.heap_bytes`: `heap_bytes` is 5, possible are 8388608 to 68719476736 bytes",
+        ),
+        (
+            r#"{"max_limits": {"instances": 0}}"#,
+            "configuration key `max_limits.instances`: `instances` is 0, possible are 1 to 1000",
+        ),
+        (
+            r#"{"limits": {"cpu_time_ms": "1s"}}"#,
+            "configuration key `limits.cpu_time_ms`: `cpu_time_ms` is \"1s\", expected a whole number of milliseconds",
+        ),
+        (
+            r#"{"max_limits": {"wall_time_ms": 10000}}"#,
+            "configuration key `max_limits.wall_time_ms`: 10000 is below 30000, which workloads have by default",
+        ),
+        (
+            r#"{"quarantine": {"duration_ms": 10, "max_duration_ms": 9}}"#,
+            "configuration key `quarantine.max_duration_ms`: 9 is below `quarantine.duration_ms`, which is 10",
+        ),
+        (
+            r#"{"quarantine": {"after": 0}}"#,
+            "configuration key `quarantine.after`: invalid value",
+        ),
+        (
+            r#"{"agent_memory_high_bytes": 0}"#,
+            "configuration key `agent_memory_high_bytes`: invalid value",
         ),
         (r#"{"limits": 5}"#, "configuration key `limits`: invalid type"),
         (

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use crate::limits::{LimitError, LimitSet};
+
 /// What is wrong with a request.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -138,6 +140,18 @@ impl Fields {
                 })
                 .collect(),
             Some(other) => Err(wrong_type(field, EXPECTED, &other)),
+        }
+    }
+
+    /// An object of limits; absent and null are none.
+    pub(super) fn limits(&mut self, field: &'static str) -> Result<LimitSet, FieldError> {
+        let invalid = |error: LimitError| FieldError::Invalid {
+            field,
+            reason: error.to_string(),
+        };
+        match self.object(field)? {
+            None => Ok(LimitSet::default()),
+            Some(Self(members)) => LimitSet::from_json(members).map_err(invalid),
         }
     }
 

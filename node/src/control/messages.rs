@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fields::{FieldError, Fields};
 use super::location::Location;
+use crate::limits::LimitSet;
 
 /// `type` of the envelopes that answer each kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +66,9 @@ impl Envelope<&'static str> {
     }
 }
 
+/// Limits in an answer, by their [keys](crate::limits::LimitKey::key). Whoever reads them may not know them all.
+pub type LimitValues = BTreeMap<String, u64>;
+
 /// Whom a client is looking for. Every member that is set must match, else the node stays silent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct AuctionRequest {
@@ -83,6 +87,9 @@ pub struct AuctionRequest {
     /// Workload types the node must run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub workload_types: Vec<String>,
+    /// Limits the node must allow a workload to have. The original does not know of them and bids all the same.
+    #[serde(skip_serializing_if = "LimitSet::is_empty")]
+    pub limits: LimitSet,
 }
 
 impl AuctionRequest {
@@ -101,6 +108,7 @@ impl AuctionRequest {
             sandboxed: fields.optional_bool("sandboxed")?,
             tags: fields.string_map("tags")?,
             workload_types: fields.strings("workload_types")?,
+            limits: fields.limits("limits")?,
         })
     }
 }
@@ -176,6 +184,12 @@ pub struct InfoResponse {
     /// Workloads of the namespace.
     #[serde(default)]
     pub machines: Vec<MachineSummary>,
+    /// Limits of workloads that ask for none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: LimitValues,
+    /// The most a workload may ask for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub max_limits: LimitValues,
     /// Memory of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryStat>,
@@ -234,6 +248,9 @@ pub struct WorkloadSummary {
     pub essential: bool,
     /// SHA-256 of the artefact, in hexadecimal.
     pub hash: String,
+    /// The limits in force. Ours.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: LimitValues,
     /// Execution time of all calls so far, for people: `12ms`.
     pub runtime: String,
     /// For people, for example `2h3m4s`.
@@ -265,6 +282,9 @@ pub struct DeployRequest {
     /// JetStream domain of the object store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jsdomain: Option<String>,
+    /// Limits it is to have instead of the node's defaults. Ours: the original does not know of them.
+    #[serde(skip_serializing_if = "LimitSet::is_empty")]
+    pub limits: LimitSet,
     /// Public key `X…` of whoever sealed the environment.
     pub sender_public_key: String,
     /// Public key `N…` of the node this is meant for.
@@ -313,6 +333,7 @@ impl DeployRequest {
             essential: fields.optional_bool("essential")?.unwrap_or_default(),
             id: fields.optional_string("id")?,
             jsdomain: fields.optional_string("jsdomain")?,
+            limits: fields.limits("limits")?,
             target_node: fields.optional_string("target_node")?,
             trigger_subjects: fields.strings("trigger_subjects")?,
             host_services_config,
@@ -342,6 +363,9 @@ pub struct DeployResponse {
     pub name: String,
     /// Always true in a success.
     pub started: bool,
+    /// The limits in force, in answer to a request that asked for some; a node that leaves them out has ignored it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: LimitValues,
 }
 
 /// Asks a node to stop a workload. Serialises with the keys of both versions of the original.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nex_host_services::Policy;
-use nex_runtime::engine::{FunctionSpec, LoadError};
+use nex_runtime::engine::{FunctionSpec, Limits, LoadError};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -19,9 +19,10 @@ use crate::broker::WorkloadNats;
 use crate::claims::now;
 use crate::connection::ConnectionError;
 use crate::control::FieldError;
-use crate::control::messages::{DeployRequest, DeployResponse, NatsConnection};
+use crate::control::messages::{DeployRequest, DeployResponse, LimitValues, NatsConnection};
 use crate::control::subjects::{self, ALWAYS_DENIED, MAX_TRIGGER_SUBJECTS};
 use crate::environment::{self, Environment, EnvironmentError};
+use crate::limits::{LimitError as WorkloadLimitError, LimitSet};
 use crate::report::{Reporter, WorkloadName};
 use crate::triggers::{Target, Triggers, queue_group};
 
@@ -47,6 +48,8 @@ pub(super) enum DeployError {
     NotTriggered(String),
     #[error("Invalid deploy request: {0}")]
     Invalid(String),
+    #[error("Invalid deploy request: limit {0}")]
+    WorkloadLimit(#[from] WorkloadLimitError),
     #[error("The trigger subject {0} overlaps with subject(s) in this node's deny list")]
     DeniedSubject(String),
     #[error("Failed to decrypt environment for deploy request: {0}")]
@@ -83,6 +86,7 @@ impl From<ArtifactError> for DeployError {
 #[derive(Debug)]
 struct Accepted<'a> {
     request: DeployRequest,
+    limits: Limits,
     vars: Environment,
     claims: DeployClaims,
     used: Used<'a>,
@@ -109,6 +113,7 @@ impl Shared {
 
         let issuer = claims.claims.issuer.clone();
         let total_bytes = artifact.bytes.len();
+        let asked_for_limits = !accepted.request.limits.is_empty();
         let (workload, used) = self.run(namespace, accepted, artifact).await?;
         // A node that is shutting down has no room any more; dropping the workload ends it.
         slot.move_in(workload.clone())?;
@@ -135,6 +140,11 @@ impl Shared {
             issuer,
             name: workload.name.clone(),
             started: true,
+            limits: if asked_for_limits {
+                LimitSet::complete(&workload.limits).values()
+            } else {
+                LimitValues::default()
+            },
         })
     }
 
@@ -164,6 +174,7 @@ impl Shared {
         {
             return Err(DeployError::Invalid(format!("`{domain}` is not a JetStream domain")));
         }
+        let limits = self.config.grant(&request.limits)?;
         let vars = environment::open(&request.environment, self.identity.xkey(), &request.sender_public_key)?;
 
         let now = now();
@@ -181,6 +192,7 @@ impl Shared {
             .ok_or_else(|| Refused::Replayed(claims.claims.id.clone()))?;
         Ok(Accepted {
             request,
+            limits,
             vars,
             claims,
             used,
@@ -238,6 +250,7 @@ impl Shared {
     ) -> Result<(Arc<Workload>, Used<'a>), DeployError> {
         let Accepted {
             request,
+            limits,
             vars,
             claims,
             used,
@@ -254,6 +267,10 @@ impl Shared {
             Some(settings) => self.connection(Some(settings), &names.name).await?,
             None => host_nats.clone(),
         };
+        let limits = Limits {
+            reply_bytes: u32::try_from(trigger_nats.outbound.client().max_payload()).unwrap_or(u32::MAX),
+            ..limits
+        };
         let reporter = Arc::new(Reporter::new(
             names.clone(),
             self.identity.id(),
@@ -268,10 +285,7 @@ impl Shared {
             workload_type: request.workload_type.clone(),
             source: artifact.bytes,
             vars,
-            limits: self
-                .config
-                .limits
-                .for_engine(trigger_nats.outbound.client().max_payload()),
+            limits: limits.clone(),
         };
         let services = self.config.host_services_config.services.clone();
         let host = host_nats.host(Policy::new(namespace, &names.name, services), &reporter);
@@ -291,6 +305,7 @@ impl Shared {
             workload_type: request.workload_type,
             description: request.description,
             hash: artifact.hash,
+            limits,
             claims: claims.claims,
             started: Instant::now(),
             reporter,

@@ -5,6 +5,7 @@ use crate::control::messages::{
     AuctionRequest, InfoResponse, LameDuckResponse, MachineSummary, MemoryStat, PingResponse, WorkloadPingMachine,
     WorkloadPingResponse,
 };
+use crate::limits::LimitSet;
 
 impl Shared {
     pub(super) fn ping(&self) -> PingResponse {
@@ -32,7 +33,8 @@ impl Shared {
             && request
                 .workload_types
                 .iter()
-                .all(|wanted| self.config.workload_types.contains(wanted));
+                .all(|wanted| self.config.workload_types.contains(wanted))
+            && self.config.grant(&request.limits).is_ok();
         // A node that takes no workloads has nothing to offer.
         (fits && !self.is_lame_duck()).then(|| self.ping())
     }
@@ -74,7 +76,9 @@ impl Shared {
         InfoResponse {
             available_agents: self.engine.available_agents(),
             allow_duplicate_workloads: Some(self.config.allow_duplicate_workloads),
+            limits: LimitSet::complete(&self.config.default_limits()).values(),
             machines,
+            max_limits: LimitSet::complete(&self.config.max_limits()).values(),
             memory: memory().await,
             public_xkey: self.identity.public_xkey().to_owned(),
             supported_workload_types: self.config.workload_types.clone(),

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use nex_runtime::engine::Function;
+use nex_runtime::engine::{Function, Limits};
 use parking_lot::Mutex;
 
 use crate::claims::Claims;
 use crate::config::NodeLimits;
 use crate::control::messages::{MachineSummary, WorkloadSummary};
+use crate::limits::LimitSet;
 use crate::outbound::Outbound;
 use crate::report::Reporter;
 use crate::text;
@@ -26,6 +27,8 @@ pub(super) struct Workload {
     pub(super) description: String,
     /// SHA-256 of the artefact in hexadecimal.
     pub(super) hash: String,
+    /// The limits in force.
+    pub(super) limits: Limits,
     /// What it was started with.
     pub(super) claims: Claims,
     pub(super) started: Instant,
@@ -51,6 +54,7 @@ impl Workload {
                 description: self.description.clone(),
                 essential: false,
                 hash: self.hash.clone(),
+                limits: LimitSet::complete(&self.limits).values(),
                 runtime: text::runtime(self.reporter.runtime()),
                 uptime,
                 workload_type: self.workload_type.clone(),

@@ -78,7 +78,7 @@ impl Shared {
             stopped: true,
         };
         let shared = self.clone();
-        let grace = Duration::from_millis(self.config.limits.wall_time_ms.get()) + MARGIN;
+        let grace = workload.limits.wall_time + MARGIN;
         self.tasks.spawn(async move {
             shared.finish(workload, grace, "Workload undeploy requested").await;
         });

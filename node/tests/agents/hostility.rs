@@ -1,6 +1,7 @@
 //! Agents that break the protocol, or try to.
 
 use nex_node::agents::AgentPool;
+use nex_runtime::engine::{FunctionSpec, Limits};
 use nex_runtime::host_services::HostResult;
 use nex_runtime::invocation::ErrorKind;
 
@@ -32,7 +33,20 @@ async fn an_agent_that_breaks_the_protocol_is_killed() {
 #[tokio::test]
 async fn host_calls_are_bounded_whatever_the_agent_says() {
     let pool = AgentPool::start(config("pile")).await.unwrap();
-    let (function, mut host) = load(&pool, "any").await;
+    let limits = Limits {
+        host_calls: 128,
+        instances: 8,
+        ..Limits::default()
+    };
+    let (function, mut host) = try_load(
+        &pool,
+        FunctionSpec {
+            limits,
+            ..spec("ns", "any", "any")
+        },
+    )
+    .await;
+    let function = function.unwrap();
     let answer = start(&function, "");
     let mut asked = Vec::new();
     for _ in 0..1024 {

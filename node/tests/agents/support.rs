@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +17,7 @@ use nex_runtime::logs::LogLine;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use crate::binary::agent_bin;
 use crate::hostile;
 use crate::toy::Toy;
 
@@ -54,23 +54,6 @@ pub async fn toys() -> Arc<AgentPool> {
 /// Settings for a pool of real agents with V8.
 pub fn v8_config() -> AgentPoolConfig {
     AgentPoolConfig::new(agent_bin())
-}
-
-/// The agent's binary, built if that has not happened: Cargo builds no binaries of other packages for a test.
-fn agent_bin() -> PathBuf {
-    static BIN: OnceLock<PathBuf> = OnceLock::new();
-    BIN.get_or_init(|| {
-        if let Some(bin) = std::env::var_os("NEX_AGENT_BIN") {
-            return bin.into();
-        }
-        let status = std::process::Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "nex-agent", "--bin", "nex-agent"])
-            .status()
-            .unwrap();
-        assert!(status.success(), "nex-agent was not built");
-        nex_node::agents::find_agent_bin().unwrap()
-    })
-    .clone()
 }
 
 /// A host call, to be answered by the test.

@@ -13,6 +13,7 @@ use nex_node::claims::{Claims, hex_sha256};
 use nex_node::connection::Connection;
 use nex_node::control::messages::{DeployRequest, DeployResponse, StopRequest, StopResponse};
 use nex_node::control::{ControlClient, ControlError, Location};
+use nex_node::limits::LimitSet;
 use nex_node::{Node, NodeConfig, environment};
 use nex_runtime::engine::{Engine, Function, FunctionHost, FunctionSpec, LoadError};
 use nex_runtime::invocation::{ErrorKind, InvokeError, Reply, ReplySink, Trigger};
@@ -34,7 +35,7 @@ pub(crate) struct OneWordEngine {
     pub(crate) held: Arc<Semaphore>,
 }
 
-/// `echo` replies with the payload, `vars` with its environment as JSON, `node WORD` with WORD, `stream` three times,
+/// `echo` replies with the payload, `vars` with its environment as JSON, `limits` with its limits, `node WORD` with WORD, `stream` three times,
 /// `throw` throws, `huge` replies with more than the server takes, `header` with an invalid header, `forget` never
 /// replies, `hold` replies when it is released, `log` logs and replies with nothing.
 #[derive(Debug)]
@@ -73,6 +74,9 @@ impl Function for OneWord {
                 body: trigger.payload,
             })),
             ("vars", _) => replies.finish(body(&serde_json::to_string(&self.spec.vars).unwrap())),
+            ("limits", _) => replies.finish(body(
+                &serde_json::to_string(&LimitSet::complete(&self.spec.limits)).unwrap(),
+            )),
             ("word", word) => replies.finish(body(word)),
             ("stream", _) => {
                 for part in ["1", "2", "3"] {
@@ -192,6 +196,7 @@ impl World {
             workload_jwt: Claims::for_deploy(&id, name, &hash).sign(&self.issuer).unwrap(),
             id: Some(id),
             jsdomain: None,
+            limits: LimitSet::default(),
             sender_public_key: self.xkey.public_key(),
             target_node: Some(node.id().to_owned()),
             trigger_subjects: subjects.iter().map(|&subject| subject.to_owned()).collect(),

@@ -1,9 +1,13 @@
-//! Limits of a node as a whole.
+//! Limits of a node as a whole, and of each workload.
+
+use std::time::Duration;
 
 use nex_node::NodeConfig;
 use nex_node::config::NodeLimits;
 use nex_node::control::messages::AuctionRequest;
-use serde_json::json;
+use nex_node::limits::LimitSet;
+use nex_runtime::engine::Limits;
+use serde_json::{Value, json};
 
 use crate::harness::{World, refusal};
 
@@ -43,6 +47,93 @@ async fn counts_and_sizes() {
     world.stop(&node, &second.id).await.unwrap();
     world.deploy(&node, "third", "echo", &["c"]).await;
     assert_eq!(node.running_workloads(), 2);
+}
+
+fn limit_set(json: Value) -> LimitSet {
+    serde_json::from_value(json).unwrap()
+}
+
+#[tokio::test]
+async fn a_workload_has_the_limits_of_its_node_or_those_it_asks_for() {
+    let world = World::new().await;
+    let node = world
+        .node(NodeConfig {
+            limits: limit_set(json!({"wall_time_ms": 5000, "timers": 7})),
+            max_limits: limit_set(json!({"wall_time_ms": 60000})),
+            ..NodeConfig::default()
+        })
+        .await;
+    let control = world.control();
+    let in_force =
+        async |subject: &str| -> Value { serde_json::from_slice(&world.call(subject, "").await.payload).unwrap() };
+    let mut defaults = serde_json::to_value(LimitSet::complete(&Limits::default())).unwrap();
+    defaults["wall_time_ms"] = json!(5000);
+    defaults["timers"] = json!(7);
+
+    let answer = world.deploy(&node, "default", "limits", &["default"]).await;
+    assert!(
+        answer.limits.is_empty(),
+        "an original client asks for none and is told none"
+    );
+    assert_eq!(in_force("default").await, defaults);
+
+    let mut request = world.request(&node, "own", "limits", &["own"]).await;
+    request.limits = limit_set(json!({"wall_time_ms": 60000, "heap_bytes": 64 << 20, "instances": 1, "timers": 0}));
+    let answer = control.deploy(node.id(), &request).await.unwrap();
+    let mut own = defaults.clone();
+    for (limit, value) in request.limits.iter() {
+        own[limit.key()] = json!(value);
+    }
+    assert_eq!(in_force("own").await, own);
+    assert_eq!(json!(answer.limits), own);
+
+    // Info tells what is in force, what is the default, and what could be had.
+    let info = control.info(node.id()).await.unwrap();
+    let mut max = defaults.clone();
+    max["wall_time_ms"] = json!(60000);
+    assert_eq!((json!(info.limits), json!(info.max_limits)), (defaults.clone(), max));
+    let shown: Vec<_> = info
+        .machines
+        .iter()
+        .map(|machine| (machine.workload.name.as_str(), json!(machine.workload.limits)))
+        .collect();
+    assert_eq!(shown, [("default", defaults), ("own", own)]);
+}
+
+#[tokio::test]
+async fn what_a_node_cannot_grant_it_refuses_and_does_not_bid_for() {
+    let world = World::new().await;
+    let node = world.node(NodeConfig::default()).await;
+    for (asked, refused) in [
+        (
+            json!({"heap_bytes": 1 << 30}),
+            "limit `heap_bytes` is 1073741824, this node allows at most 134217728 bytes",
+        ),
+        (
+            json!({"instances": 5}),
+            "limit `instances` is 5, this node allows at most 4",
+        ),
+    ] {
+        let mut request = world.request(&node, "f", "echo", &["a"]).await;
+        request.limits = limit_set(asked.clone());
+        assert_eq!(
+            refusal(world.control().deploy(node.id(), &request).await),
+            format!("Invalid deploy request: {refused}")
+        );
+        let auction = AuctionRequest {
+            limits: limit_set(asked),
+            ..AuctionRequest::default()
+        };
+        let hurried = world.control().with_timeout(Duration::from_millis(300));
+        assert_eq!(hurried.auction(&auction, None).await.unwrap(), []);
+    }
+    assert_eq!(node.running_workloads(), 0);
+    let modest = AuctionRequest {
+        limits: limit_set(json!({"heap_bytes": 64 << 20, "instances": 4})),
+        ..AuctionRequest::default()
+    };
+    let bids = world.control().auction(&modest, Some(1)).await.unwrap();
+    assert_eq!(bids[0].node_id, node.id());
 }
 
 #[tokio::test]

@@ -146,6 +146,41 @@ async fn deploy_requests() {
             "field `sender_public_key` is missing, expected a public xkey (X…)",
         ),
         (
+            "limits array",
+            set("limits", json!([1])),
+            "field `limits` is an array, expected an object",
+        ),
+        (
+            "limit unknown",
+            set("limits", json!({"memory": 1})),
+            "field `limits`: unknown limit `memory`, expected one of cpu_time_ms, wall_time_ms,",
+        ),
+        (
+            "limit text",
+            set("limits", json!({"cpu_time_ms": "1s"})),
+            "field `limits`: `cpu_time_ms` is \"1s\", expected a whole number of milliseconds",
+        ),
+        (
+            "limit zero",
+            set("limits", json!({"wall_time_ms": 0})),
+            "field `limits`: `wall_time_ms` is 0, possible are 1 to 2592000000 milliseconds",
+        ),
+        (
+            "limit negative",
+            set("limits", json!({"timers": -1})),
+            "field `limits`: `timers` is -1, expected a whole number",
+        ),
+        (
+            "limit too small",
+            set("limits", json!({"heap_bytes": 1024})),
+            "field `limits`: `heap_bytes` is 1024, possible are 8388608 to",
+        ),
+        (
+            "limit beyond the node's",
+            set("limits", json!({"wall_time_ms": 30_001})),
+            "limit `wall_time_ms` is 30001, this node allows at most 30000 milliseconds",
+        ),
+        (
             "environment not base64",
             set("environment", json!("%%%")),
             "Failed to decrypt environment for deploy request: the environment is not base64",

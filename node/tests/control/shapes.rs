@@ -7,6 +7,8 @@ use nex_node::NodeConfig;
 use nex_node::claims::{Claims, hex_sha256, now};
 use nex_node::control::messages::AuctionRequest;
 use nex_node::control::subjects;
+use nex_node::limits::LimitSet;
+use nex_runtime::engine::Limits;
 use serde_json::{Value, json};
 
 use crate::harness::{BUCKET, World};
@@ -144,6 +146,8 @@ async fn deploy_info_workload_ping_and_stop() {
         })
     );
 
+    // Keys of ours beside those of the original.
+    let limits = serde_json::to_value(LimitSet::complete(&Limits::default())).unwrap();
     let mut answer = world.raw(&subjects::info("DEFAULT", id), "").await;
     let data = &mut answer["data"];
     take_uptime(data);
@@ -166,6 +170,8 @@ async fn deploy_info_workload_ping_and_stop() {
                 "available_agents": 1,
                 "allow_duplicate_workloads": true,
                 "supported_workload_types": ["v8"],
+                "limits": limits,
+                "max_limits": limits,
                 "machines": [{
                     "id": workload,
                     "healthy": true,
@@ -177,6 +183,7 @@ async fn deploy_info_workload_ping_and_stop() {
                         "description": "Workload published in devmode",
                         "essential": false,
                         "hash": hash,
+                        "limits": limits,
                         "runtime": "0ns",
                         "uptime": null,
                         "type": "v8",

@@ -6,6 +6,7 @@ mod code;
 mod import_meta;
 mod load;
 mod poll;
+mod warm_up;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use super::buffers::{Account, MemoryOwner};
 use super::heap::{self, IsolateParams};
 use super::loader::NoImports;
 use super::ops::{OpHost, Pending, nex};
+use super::rejections::Rejections;
 use super::stack_trace;
 use crate::engine::{FunctionSpec, LoadError};
 
@@ -40,6 +42,7 @@ pub(super) struct Isolate {
     awaited: Vec<(u32, v8::Global<v8::Promise>)>,
     params: IsolateParams,
     account: Arc<Account>,
+    rejections: Rc<Rejections>,
     js: JsRuntime,
     // Declared after `js`: its strings are in here.
     source: Bytes,
@@ -50,6 +53,7 @@ struct Api {
     abort: v8::Global<v8::Function>,
     call_message: v8::Global<v8::Function>,
     finish: v8::Global<v8::Function>,
+    log_rejection: v8::Global<v8::Function>,
     settle_host_call: v8::Global<v8::Function>,
     assign: v8::Global<v8::Function>,
 }
@@ -83,10 +87,13 @@ impl Isolate {
         })?;
         js.v8_isolate().set_allow_atomics_wait(false);
         js.v8_isolate().set_prepare_stack_trace_callback(stack_trace::prepare);
+        let rejections = Rejections::hook(js.v8_isolate());
         let context = js.main_context();
         let api = {
             deno_core::scope!(scope, js);
-            Api::take(scope).ok_or_else(|| CoreErrorKind::MissingFromModuleMap("__nex".into()).into_box())?
+            Api::take(scope)
+                .filter(|api| warm_up::run(scope, api).is_some())
+                .ok_or_else(|| CoreErrorKind::MissingFromModuleMap("__nex".into()).into_box())?
         };
         Ok(Self {
             context,
@@ -99,6 +106,7 @@ impl Isolate {
             awaited: Vec::new(),
             params,
             account,
+            rejections,
             js,
             source: Bytes::new(),
         })
@@ -159,6 +167,7 @@ impl Api {
             abort: function("abort")?,
             call_message: function("callMessage")?,
             finish: function("finish")?,
+            log_rejection: function("logRejection")?,
             settle_host_call: function("settleHostCall")?,
             assign: function("assign")?,
         };

@@ -22,7 +22,7 @@ use super::host_calls::{HostCalls, MAX_PENDING_BYTES, Outcome, Place, Refused};
 use crate::engine::{Limit, LimitHit, Limits};
 use crate::host_services::{Headers, HostError, HostErrorCode, HostRequest, HostResult, HostServices, Operation};
 use crate::invocation::{ErrorKind, InvokeError, Reply};
-use crate::logs::{LogLevel, LogLine, MAX_LOG_LINE};
+use crate::logs::{self, LogLevel, LogLine, MAX_LOG_LINE};
 
 /// What the ops of an isolate act on; in the isolate's `OpState` as `Rc<dyn OpHost>` once it belongs to a function.
 pub(crate) trait OpHost {
@@ -256,8 +256,10 @@ fn op_nex_log<'s>(scope: &mut v8::PinScope<'s, '_>, state: &mut OpState, level: 
         _ => LogLevel::Error,
     };
     let head = convert::head(scope, text, MAX_LOG_LINE);
-    let mut text = crate::logs::printable(head.text);
-    if head.cut {
+    let mut text = logs::printable(head.text);
+    let end = text.char_indices().nth(MAX_LOG_LINE).map(|(end, _)| end);
+    text.truncate(end.unwrap_or(text.len()));
+    if head.cut || end.is_some() {
         text.push_str("\u{2026} (cut)");
     }
     host(state).log(LogLine { level, text });

@@ -21,6 +21,10 @@ const FLAGS: [&str; 2] = [
     "--no-memory-pool-share-memory-on-teardown",
 ];
 
+/// Environment variable with further flags, separated by spaces, which override ours: for tests and benchmarks that compare
+/// flags. An agent's environment is its node's choice, never a function's.
+const FLAGS_VARIABLE: &str = "NEX_V8_FLAGS";
+
 type Job = Box<dyn FnOnce() + Send>;
 
 struct Spawn {
@@ -57,7 +61,9 @@ fn start_platform() -> Result<Sender<Spawn>, String> {
     let (sender, spawns) = mpsc::channel::<Spawn>();
     let (ready, initialised) = mpsc::channel();
     let run = move || {
-        let flags = std::iter::once("nex").chain(FLAGS).map(str::to_owned).collect();
+        let further = std::env::var(FLAGS_VARIABLE).unwrap_or_default();
+        let flags = std::iter::once("nex").chain(FLAGS).chain(further.split_whitespace());
+        let flags = flags.map(str::to_owned).collect();
         let unknown: Vec<String> = v8_set_flags(flags).into_iter().skip(1).collect();
         if !unknown.is_empty() {
             _ = ready.send(Err(format!("this V8 does not know the flags {unknown:?}")));

@@ -20,6 +20,7 @@ use super::instance::{Instance, Next, Status};
 use super::isolate::{Isolate, LoadFailure, Loaded};
 use super::ops::OpHost;
 use super::soft_limits::SoftLimitEvents;
+use super::thread_id::name_current_thread;
 use crate::engine::{Limit, LimitHit, Limits, LoadError};
 use crate::host_services::HostServices;
 use crate::invocation::{ErrorKind, InvokeError, Reply};
@@ -28,6 +29,10 @@ use crate::logs::LogLine;
 /// How long answers may gather, to be given together, while calls follow each other closely. Writing many at a time is
 /// cheaper for everyone on their way, and the answers of a function that takes longer than this wait for nothing.
 const ANSWERS_WAIT: Duration = Duration::from_micros(50);
+
+/// Batches of calls after which an isolate with nothing pending is polled all the same, for the tasks that V8 has left to
+/// be run on its thread.
+const MAX_UNPOLLED: u32 = 32;
 
 /// A function for a blank isolate.
 pub(super) struct Assignment {
@@ -50,6 +55,7 @@ pub(super) fn run(params: IsolateParams, assignment: oneshot::Receiver<Assignmen
             Ok(isolate) => isolate,
             Err(error) => return refuse(&workload, report, LoadError::Engine(error.to_string())),
         };
+        name_current_thread(&workload.spec.id);
         let instance = Arc::new(Instance::new(isolate.handle()));
         let engine = Arc::clone(workload.engine());
         let resident = engine.residents.enter(&instance);
@@ -60,6 +66,7 @@ pub(super) fn run(params: IsolateParams, assignment: oneshot::Receiver<Assignmen
             waiting: Cell::new(0),
             answers: RefCell::default(),
             idle_since: Cell::new(None),
+            unpolled: Cell::new(0),
             soft_limits: SoftLimitEvents::default(),
         });
         match link.load(&mut isolate).await {
@@ -103,6 +110,8 @@ struct Link {
     answers: RefCell<Vec<Answer>>,
     /// Since when it has had nothing to do.
     idle_since: Cell<Option<Instant>>,
+    /// Batches of calls since the isolate was last polled.
+    unpolled: Cell<u32>,
     soft_limits: SoftLimitEvents,
 }
 
@@ -323,7 +332,13 @@ impl Link {
                 let deadline = Instant::now() + self.workload.limits().wall_time;
                 self.run(deadline, false, || isolate.abort(key, "the invocation's time is up"))?;
             }
-            let full = self.serve_calls(isolate)?;
+            let (served, full) = self.serve_calls(isolate)?;
+            if served && !full && !isolate.has_pending() && self.unpolled.get() < MAX_UNPOLLED {
+                // What a poll costs, most calls need not pay.
+                self.unpolled.set(self.unpolled.get() + 1);
+                return Ok(self.rest(true));
+            }
+            self.unpolled.set(0);
             let quiet = match self.poll(isolate, cx)? {
                 Poll::Pending => false,
                 Poll::Ready(Ok(())) => true,
@@ -341,21 +356,29 @@ impl Link {
                 // A promise settled by the poll has made room for a call that waits.
                 continue;
             }
-            let idle = in_flight == 0 && (quiet || self.waiting.get() == 0);
-            return Ok(match idle {
-                true if self.workload.is_done_with(&self.instance) => Served::Done,
-                true => Served::Idle,
-                false => Served::Waiting,
-            });
+            return Ok(self.rest(quiet));
         }
     }
 
-    /// Begins all calls that wait, as many as may be in flight. Returns whether more wait than may be.
-    fn serve_calls(&self, isolate: &mut Isolate) -> Result<bool, Lost> {
+    /// What an instance that has nothing to run waits for. `quiet`: nothing is pending in its isolate.
+    fn rest(&self, quiet: bool) -> Served {
+        let idle = self.instance.in_flight() == 0 && (quiet || self.waiting.get() == 0);
+        match idle {
+            true if self.workload.is_done_with(&self.instance) => Served::Done,
+            true => Served::Idle,
+            false => Served::Waiting,
+        }
+    }
+
+    /// Begins all calls that wait, as many as may be in flight. Returns whether there were any, and whether more wait than
+    /// may be.
+    fn serve_calls(&self, isolate: &mut Isolate) -> Result<(bool, bool), Lost> {
         let mut since = Instant::now();
+        let mut served = false;
         loop {
             match self.instance.begin_next() {
                 Next::Call(Begun { key, trigger, deadline }) => {
+                    served = true;
                     self.idle_since.set(None);
                     isolate.call(key, deadline, &trigger);
                     let now = Instant::now();
@@ -366,8 +389,8 @@ impl Link {
                 }
                 Next::Nothing => match self.workload.fetch(&self.instance) {
                     Fetched::Calls => {}
-                    Fetched::Parked => return Ok(false),
-                    Fetched::Full => return Ok(true),
+                    Fetched::Parked => return Ok((served, false)),
+                    Fetched::Full => return Ok((served, true)),
                 },
                 Next::Lost => return Err(Lost),
             }

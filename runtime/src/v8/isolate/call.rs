@@ -105,7 +105,7 @@ fn fail(scope: &mut v8::PinnedRef<'_, v8::TryCatch<'_, '_, v8::HandleScope<'_>>>
 }
 
 impl Handler {
-    fn call<'s>(
+    pub(super) fn call<'s>(
         &self,
         scope: &mut v8::PinScope<'s, '_>,
         api: &Api,

@@ -5,14 +5,17 @@
 
 use std::task::Poll;
 
-use deno_core::error::JsError;
 use deno_core::v8;
 
 use super::code::{Code, Compilation, Compiled};
 use super::{Handler, Isolate, import_meta, property};
 use crate::engine::LoadError;
 use crate::v8::code_cache::CodeCache;
+use crate::v8::convert;
 use crate::v8::loader::{SourceFile, refusal};
+
+/// Characters of a script's URL that are looked at: longer than any of ours.
+const MAX_URL: usize = 1_000;
 
 /// How far a function has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,8 +91,7 @@ impl Isolate {
             v8::PromiseState::Pending => return Poll::Pending,
             v8::PromiseState::Rejected => {
                 let reason = promise.result(scope);
-                let error = JsError::from_v8_exception(scope, reason);
-                return Poll::Ready(Err(LoadError::Threw(describe(&error, file)).into()));
+                return Poll::Ready(Err(LoadError::Threw(describe(scope, reason, file)).into()));
             }
             v8::PromiseState::Fulfilled => {}
         }
@@ -261,30 +263,36 @@ fn failure(scope: &mut TryCatch<'_, '_, '_, '_>, file: &SourceFile, class: fn(St
     let Some(thrown) = scope.exception() else {
         return LoadFailure::Terminated;
     };
-    let error = JsError::from_v8_exception(scope, thrown);
-    class(describe(&error, file)).into()
+    class(describe(scope, thrown, file)).into()
 }
 
-/// The error, the line of the source it points at with a mark below the place, and its stack. deno_core's frames are only
-/// the place where it was thrown: the stack is ours.
-fn describe(error: &JsError, file: &SourceFile) -> String {
-    let message = &error.exception_message;
-    let mut text = message.strip_prefix("Uncaught ").unwrap_or(message).to_owned();
-    let stack = error.stack.as_deref().unwrap_or_default();
-    let stack: String = stack
-        .lines()
-        .filter(|line| line.starts_with("    at "))
-        .map(|line| format!("\n{line}"))
-        .collect();
-    if let Some(frame) = error.frames.first()
-        && let (Some(name), Some(line), Some(column)) = (&frame.file_name, frame.line_number, frame.column_number)
+/// The error, the line of the source it points at with a mark below the place, and its stack.
+fn describe<'s>(scope: &mut v8::PinScope<'s, '_>, thrown: v8::Local<'s, v8::Value>, file: &SourceFile) -> String {
+    // First the place: V8 knows it no longer once the stack has been written.
+    let message = v8::Exception::create_message(scope, thrown);
+    let line = message.get_line_number(scope).and_then(|line| i64::try_from(line).ok());
+    let column = message.get_start_column().checked_add(1);
+    let column = column.and_then(|column| i64::try_from(column).ok());
+    let name = message
+        .get_script_resource_name(scope)
+        .and_then(|name| v8::Local::<v8::String>::try_from(name).ok())
+        .map(|name| convert::head(scope, name, MAX_URL).text);
+    let error = convert::exception(scope, thrown);
+    let mut text = error.message;
+    let stack = error.stack.unwrap_or_default();
+    let stack: Vec<&str> = stack.lines().filter(|line| line.starts_with("    at ")).collect();
+    if name.is_some_and(|name| name == file.url.as_str())
+        && let (Some(line), Some(column)) = (line, column)
     {
-        if name == file.url.as_str() {
+        if stack.is_empty() {
+            push_place(&mut text, file, line, column);
+        } else {
             text.push_str(&file.excerpt(line, column));
         }
-        if stack.is_empty() {
-            text.push_str(&format!("\n    at {name}:{line}:{column}"));
-        }
     }
-    text + &stack
+    for frame in stack {
+        text.push('\n');
+        text.push_str(frame);
+    }
+    text
 }

@@ -21,6 +21,7 @@ impl Isolate {
         for _ in 0..MAX_ROUNDS {
             self.settle_host_calls(cx);
             let polled = self.js.poll_event_loop(cx, PollEventLoopOptions::default());
+            self.log_rejections();
             let ended = self.take_settled();
             match polled {
                 Poll::Ready(Err(error)) => {
@@ -40,11 +41,14 @@ impl Isolate {
         Poll::Pending
     }
 
-    /// Whether host calls or timers are pending: without any, only promise jobs can run, which a microtask checkpoint
+    /// Whether a [`poll`](Self::poll) has something to do: host calls or timers are pending, an invocation waits for a
+    /// promise, or a rejection has to be logged. Without any, only promise jobs can run, which the microtask checkpoint
     /// after each call has done.
-    #[allow(dead_code, reason = "for the thread, to leave out polls that can do nothing")]
     pub(in crate::v8) fn has_pending(&self) -> bool {
-        self.pending.host_calls.pending() > 0 || self.pending.timers() > 0
+        self.pending.host_calls.pending() > 0
+            || self.pending.timers() > 0
+            || !self.awaited.is_empty()
+            || !self.rejections.is_empty()
     }
 
     /// Hands the answers that have come to JavaScript.
@@ -72,6 +76,31 @@ impl Isolate {
             }
         }
         scope.perform_microtask_checkpoint();
+    }
+
+    /// Promises that were rejected and that nobody handles go to the function's log: no call of it waits for them.
+    fn log_rejections(&mut self) {
+        // While the function loads, what its top level throws is one, too, and goes to whoever loads it.
+        if self.rejections.is_empty() || self.handler.is_none() {
+            return;
+        }
+        v8::scope_with_context!(scope, self.js.v8_isolate(), &self.context);
+        v8::tc_scope!(let scope, scope);
+        let log = v8::Local::new(scope, &self.api.log_rejection);
+        let receiver = v8::undefined(scope).into();
+        for promise in self.rejections.take() {
+            let promise = v8::Local::new(scope, promise);
+            // Marked by us: an invocation ends with it.
+            if promise.has_handler() {
+                continue;
+            }
+            let reason = promise.result(scope);
+            log.call(scope, receiver, &[reason]);
+            if scope.has_terminated() {
+                return;
+            }
+            scope.reset();
+        }
     }
 
     /// Ends the invocations whose promises have been settled. Returns whether there were any.

@@ -24,15 +24,15 @@
     SetPrototypeGetSize,
     SetPrototypeValues,
     String,
-    SymbolPrototypeToString,
+    SymbolPrototypeGetDescription,
     TypedArrayPrototypeGetLength,
     TypedArrayPrototypeGetSymbolToStringTag,
   } = primordials;
 
   const MAX_DEPTH = 4;
   const MAX_ITEMS = 100;
-  // A little more than a log line may have, so that the host sees that there was more.
-  const MAX_TEXT = 10_001;
+  // Units; a little more than the characters of a log line may have, so that the host sees that there was more.
+  const MAX_TEXT = 20_001;
 
   // The value of an own property that is no getter.
   function data(object, key) {
@@ -81,7 +81,7 @@
           this.text += value < 2n ** 1024n && value > -(2n ** 1024n) ? `${value}n` : "[BigInt]";
           break;
         case "symbol":
-          this.text += head(SymbolPrototypeToString(value));
+          this.text += `Symbol(${head(SymbolPrototypeGetDescription(value) ?? "")})`;
           break;
         case "function":
           this.text += core.isProxy(value) ? "[Proxy]" : `[Function: ${nameOf(value) || "anonymous"}]`;
@@ -243,10 +243,6 @@
   window.console = console;
 
   // Errors that no code of the function caught go to its log, within its limit, and nowhere else: its calls go on.
-  core.setUnhandledPromiseRejectionHandler((_promise, error) => {
-    internals.logError("Uncaught (in promise)", error);
-    return true;
-  });
   core.setReportExceptionCallback((error) => internals.logError("Uncaught", error));
 
   internals.logError = (prefix, error) => log(ERROR, [prefix, error]);

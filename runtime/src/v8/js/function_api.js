@@ -99,6 +99,7 @@
   }
 
   class Context {
+    deadline;
     #key;
     #controller = undefined;
     constructor(key, deadline) {
@@ -207,5 +208,9 @@
     delete window.Atomics;
   }
 
-  window.__nex = ObjectFreeze({ abort, assign, callMessage, finish, scrub, settleHostCall });
+  function logRejection(reason) {
+    internals.logError("Uncaught (in promise)", reason);
+  }
+
+  window.__nex = ObjectFreeze({ abort, assign, callMessage, finish, logRejection, scrub, settleHostCall });
 })(globalThis);

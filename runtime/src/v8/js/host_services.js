@@ -108,7 +108,9 @@
 
   function text(value, message) {
     if (typeof value !== "string" || value === "") throw invalid(message);
-    if (value.length > MAX_TEXT) throw invalid(`${message}, of at most ${MAX_TEXT} characters`);
+    if (value.length > MAX_TEXT) {
+      throw invalid(`a text of ${value.length} characters is too long: at most ${MAX_TEXT} are allowed`);
+    }
     return value;
   }
 
@@ -367,22 +369,26 @@
     }
   }
 
+  const nats = messaging(callAsync, (message) => message);
+  const moduleServices = {
+    __proto__: null,
+    kv: (bucket) => frozen(keyValue(callAsync, bucketName(bucket)), promised),
+    objects: (bucket) => frozen(objectStore(callAsync, bucketName(bucket)), promised),
+    nats: ObjectFreeze({
+      publish: promised(nats.publish),
+      request: promised(nats.request),
+      async *requestMany(subject, payload, options) {
+        const replies = await nats.requestMany(subject, payload, options);
+        for (let index = 0; index < replies.length; index++) yield replies[index];
+      },
+    }),
+    http: frozen(http(callAsync), promised),
+  };
+
+  // Only `vars` is a function's own; the rest comes made with the snapshot, so that a start need not make it.
   function moduleEnv(vars) {
-    const nats = messaging(callAsync, (message) => message);
-    return ObjectFreeze({
-      vars: ObjectFreeze(vars),
-      kv: (bucket) => frozen(keyValue(callAsync, bucketName(bucket)), promised),
-      objects: (bucket) => frozen(objectStore(callAsync, bucketName(bucket)), promised),
-      nats: ObjectFreeze({
-        publish: promised(nats.publish),
-        request: promised(nats.request),
-        async *requestMany(subject, payload, options) {
-          const replies = await nats.requestMany(subject, payload, options);
-          for (let index = 0; index < replies.length; index++) yield replies[index];
-        },
-      }),
-      http: frozen(http(callAsync), promised),
-    });
+    const { kv, objects, nats, http } = moduleServices;
+    return ObjectFreeze({ vars: ObjectFreeze(vars), kv, objects, nats, http });
   }
 
   installClassic();

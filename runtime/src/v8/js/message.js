@@ -111,6 +111,10 @@
 
   // Its bytes are a view of the payload that came with it.
   class Message {
+    // Declared, so that they are its own: a setter on `Object.prototype` would swallow them.
+    subject;
+    reply;
+    data;
     #pairs;
     #headers = undefined;
     constructor(subject, reply, pairs, data) {
@@ -161,7 +165,7 @@
       for (let next = MapIteratorPrototypeNext(entries); !next.done; next = MapIteratorPrototypeNext(entries)) {
         add(next.value[0], next.value[1]);
       }
-    } else if (isPlain(headers) || headers[SymbolIterator] === undefined) {
+    } else if (isPlain(headers) ? !ObjectHasOwn(headers, SymbolIterator) : headers[SymbolIterator] === undefined) {
       const names = ObjectKeys(headers);
       for (let index = 0; index < names.length; index++) add(names[index], headers[names[index]]);
     } else {

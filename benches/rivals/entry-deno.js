@@ -1,0 +1,2 @@
+
+self.onmessage = ({ data }) => self.postMessage(handle(new TextDecoder().decode(data)));

@@ -1,0 +1,6 @@
+
+export default {
+  async fetch(request) {
+    return new Response(handle(await request.text()));
+  },
+};
