@@ -36,6 +36,9 @@ struct EngineArguments {
     /// Resident memory of the process above which functions hibernate before their time [default: none]
     #[arg(long, value_name = "BYTES")]
     memory_high_bytes: Option<u64>,
+    /// Lets the kernel merge pages that are alike, if it is set up to (`/sys/kernel/mm/ksm/run`)
+    #[arg(long)]
+    merge_memory: bool,
     /// Instances awake at a time, of all functions together
     #[arg(long, value_name = "N", default_value_t = V8Config::default().max_instances)]
     max_instances: usize,
@@ -49,6 +52,7 @@ impl From<EngineArguments> for V8Config {
             stack_bytes: arguments.stack_bytes,
             code_cache_bytes: arguments.code_cache_bytes,
             memory_high_bytes: arguments.memory_high_bytes,
+            merge_memory: arguments.merge_memory,
             max_instances: arguments.max_instances,
         }
     }

@@ -311,6 +311,7 @@ fn engine_settings(config: &NodeConfig) -> V8Config {
         stack_bytes: limits.stack_bytes,
         code_cache_bytes: config.code_cache_bytes,
         memory_high_bytes: config.agent_memory_high_bytes.map(NonZeroU64::get),
+        merge_memory: config.merge_agent_memory,
         max_instances: count(config.max_instances_per_agent),
     }
 }
@@ -323,6 +324,7 @@ fn agent_arguments(settings: &V8Config) -> Vec<OsString> {
         stack_bytes,
         code_cache_bytes,
         memory_high_bytes,
+        merge_memory,
         max_instances,
     } = settings;
     let mut arguments = vec![
@@ -332,6 +334,7 @@ fn agent_arguments(settings: &V8Config) -> Vec<OsString> {
         format!("--code-cache-bytes={code_cache_bytes}"),
         format!("--max-instances={max_instances}"),
     ];
+    arguments.extend(merge_memory.then(|| "--merge-memory".to_owned()));
     arguments.extend(memory_high_bytes.map(|bytes| format!("--memory-high-bytes={bytes}")));
     arguments.into_iter().map(OsString::from).collect()
 }

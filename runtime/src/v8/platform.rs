@@ -96,3 +96,20 @@ fn start_platform() -> Result<Sender<Spawn>, String> {
         .map_err(|_| "V8 could not be initialised".to_owned())??;
     Ok(sender)
 }
+
+/// Lets the kernel merge pages of this process that are alike.
+///
+/// # Errors
+/// When the kernel cannot do that.
+#[allow(unsafe_code, reason = "a system call without a safe wrapper")]
+pub(super) fn merge_memory() -> io::Result<()> {
+    /// `PR_SET_MEMORY_MERGE`, since Linux 6.4.
+    const SET_MEMORY_MERGE: libc::c_int = 67;
+    let on: libc::c_ulong = 1;
+    let zero: libc::c_ulong = 0;
+    // SAFETY: this operation takes integers only.
+    match unsafe { libc::prctl(SET_MEMORY_MERGE, on, zero, zero, zero) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

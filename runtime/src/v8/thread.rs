@@ -3,14 +3,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use tokio::time::{Sleep, sleep};
+use tokio::time::sleep;
 
 use super::buffers::MemoryOwner;
 use super::call::{Answer, Begun, deliver};
@@ -21,6 +21,7 @@ use super::isolate::{Isolate, LoadFailure, Loaded};
 use super::ops::OpHost;
 use super::soft_limits::SoftLimitEvents;
 use super::thread_id::name_current_thread;
+use super::trim;
 use crate::engine::{Limit, LimitHit, Limits, LoadError};
 use crate::host_services::HostServices;
 use crate::invocation::{ErrorKind, InvokeError, Reply};
@@ -33,6 +34,9 @@ const ANSWERS_WAIT: Duration = Duration::from_micros(50);
 /// Batches of calls after which an isolate with nothing pending is polled all the same, for the tasks that V8 has left to
 /// be run on its thread.
 const MAX_UNPOLLED: u32 = 32;
+
+/// How long an instance has been idle when its garbage is collected.
+const TIDY_AFTER: Duration = Duration::from_secs(2);
 
 /// A function for a blank isolate.
 pub(super) struct Assignment {
@@ -91,6 +95,8 @@ pub(super) fn run(params: IsolateParams, assignment: oneshot::Receiver<Assignmen
         link.workload.instance_ended(&link.instance);
         drop(resident);
     });
+    drop(runtime);
+    trim::soon();
 }
 
 pub(super) fn refuse(workload: &Workload, report: Option<Report>, error: LoadError) {
@@ -278,7 +284,8 @@ impl Link {
 
     async fn serve_until_done(&self, isolate: &mut Isolate) {
         let linger = self.workload.limits().hibernate_after;
-        let mut nap = pin!(sleep(linger));
+        let mut nap = pin!(sleep(linger.min(TIDY_AFTER)));
+        let mut tidied = None;
         let mut first = true;
         poll_fn(|cx| {
             self.instance.waker.register(cx.waker());
@@ -303,26 +310,31 @@ impl Link {
             let since = self.idle_since.get().unwrap_or_else(Instant::now);
             self.idle_since.set(Some(since));
             self.instance.set_last_used(self.workload.engine().milliseconds(since));
-            if self.may_sleep(since, linger, nap.as_mut(), cx) {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
+            if tidied != Some(since) && since.elapsed() >= TIDY_AFTER {
+                tidied = Some(since);
+                isolate.tidy();
             }
+            if self.instance.is_evicted() || since.elapsed() >= linger {
+                // Unless a call has come meanwhile, which wakes this thread.
+                return match self.workload.hibernate(&self.instance) {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                };
+            }
+            let due = since
+                + if tidied == Some(since) {
+                    linger
+                } else {
+                    linger.min(TIDY_AFTER)
+                };
+            // Not for every call: a timer that is early comes round again.
+            if nap.deadline() > due.into() || nap.as_mut().poll(cx).is_ready() {
+                nap.as_mut().reset(due.into());
+                _ = nap.as_mut().poll(cx);
+            }
+            Poll::Pending
         })
         .await;
-    }
-
-    /// Whether an instance that has been idle for so long hibernates now. If not, the timer wakes it when it is time.
-    fn may_sleep(&self, since: Instant, linger: Duration, mut nap: Pin<&mut Sleep>, cx: &mut Context<'_>) -> bool {
-        let until = since + linger;
-        if self.instance.is_evicted() || Instant::now() >= until {
-            return self.workload.hibernate(&self.instance);
-        }
-        if nap.as_mut().poll(cx).is_ready() {
-            nap.as_mut().reset(until.into());
-            _ = nap.as_mut().poll(cx);
-        }
-        false
     }
 
     /// Runs everything that can run.
