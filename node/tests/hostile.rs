@@ -65,7 +65,7 @@ async fn floods_are_dammed_and_their_functions_go_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn code_that_cannot_be_stopped_costs_its_agent_and_no_neighbour() {
-    run("condemned", Agents::OfProduction, &["unstoppable.js"]).await;
+    run("condemned", Agents::OfProduction, &["unstoppable.js", "gives_up.js"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,5 +75,5 @@ async fn a_loop_that_default_flags_cannot_stop_is_condemned() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_v8_ends_the_process_everybody_is_answered() {
-    run("aborted", Agents::OfProduction, &["aborts.js"]).await;
+    run("aborted", Agents::WithNatives, &["aborts.js"]).await;
 }

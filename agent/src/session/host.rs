@@ -236,7 +236,8 @@ impl EventSink for LinkEvents {
             self.shared.condemned.store(true, Ordering::Release);
             super::send(&self.shared.outbox, message);
         } else if self.throttle.lock().admit(0)
-            && let Err(error) = self.shared.outbox.try_send(message, LOG_ROOM)
+            // Few by now, and worth more than the bulk that may fill the link: often they say why it does.
+            && let Err(error) = self.shared.outbox.try_send(message, 2 * BULK_ROOM)
         {
             tracing::debug!(%error, function = %self.function, "event dropped");
         }

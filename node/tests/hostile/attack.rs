@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nex_node::agents::AgentInfo;
-use nex_runtime::engine::{Engine as _, EngineEvent, Function, FunctionSpec, LimitHit, LoadError};
+use nex_runtime::engine::{Engine as _, EngineEvent, Function, FunctionSpec, Limit, LimitHit, LoadError};
 use nex_runtime::invocation::{InvokeError, Reply, Trigger};
 use tokio::time::timeout;
 
@@ -20,8 +20,8 @@ const LONGEST_LINE: usize = 10_100;
 /// Most log lines that may arrive of a flood.
 const MOST_LINES: usize = 30_000;
 
-/// How long the agent must serve on. Longer than the engine waits for a terminated thread, so that a condemnation comes
-/// to light in the case it belongs to.
+/// How long the agent is watched after code was terminated. Longer than the engine waits for it to end, so that a
+/// condemnation comes to light in the case it belongs to.
 const AFTERMATH: Duration = Duration::from_millis(400);
 
 /// An attack of a file.
@@ -130,8 +130,9 @@ impl Attack {
         let right = match (self.expected.answer, outcome) {
             (Answer::Error(kind), Outcome::Answered(Err(error))) => error.kind == kind,
             (Answer::Reply(text), Outcome::Answered(Ok(reply))) => reply.body == text,
-            (Answer::NotLoaded, Outcome::NotLoaded(LoadError::Limit(LimitHit { limit, .. }))) => {
-                Some(*limit) == self.expected.limit
+            (Answer::NotLoaded, Outcome::NotLoaded(LoadError::Limit(hit))) => Some(hit.limit) == self.expected.limit,
+            (Answer::NotLoaded, Outcome::NotLoaded(LoadError::Timeout(_))) => {
+                self.expected.limit == Some(Limit::WallTime)
             }
             (Answer::Refused(why), Outcome::NotLoaded(LoadError::Threw(message))) => message.contains(why),
             _ => false,
@@ -146,7 +147,7 @@ impl Attack {
     }
 
     async fn check_events(&self, ear: &Ear) -> Result<()> {
-        for expected in self.expected.before.into_iter().chain(self.expected.limit) {
+        for &expected in self.expected.before.iter().chain(&self.expected.limit) {
             let hit = ear.hear(|event| matches!(event, EngineEvent::LimitHit(hit) if hit.limit == expected));
             let hit = timeout(PATIENCE, hit)
                 .await
@@ -156,7 +157,8 @@ impl Attack {
             };
             ensure!(hit.measured >= hit.allowed, "{hit}");
         }
-        if self.expected.fate == Fate::Condemned {
+        // A function that did not load has no host to be told.
+        if self.expected.fate == Fate::Condemned && self.loads() {
             let condemned = ear.hear(|event| matches!(event, EngineEvent::Condemned { .. }));
             timeout(PATIENCE, condemned)
                 .await
@@ -164,7 +166,7 @@ impl Attack {
         }
         for event in ear.events() {
             if let EngineEvent::LimitHit(LimitHit { limit, .. }) = event {
-                let expected = [self.expected.before, self.expected.limit].contains(&Some(limit));
+                let expected = self.expected.limit == Some(limit) || self.expected.before.contains(&limit);
                 ensure!(expected, "it also hit {}", limit.as_str());
             }
         }
@@ -175,7 +177,8 @@ impl Attack {
     async fn check_fate(&self, bench: &mut Bench, agent: &AgentInfo) -> Result<bool> {
         match self.expected.fate {
             Fate::Stays => {
-                bench.no_news(AFTERMATH).await?;
+                let terminated = self.expected.terminates();
+                bench.no_news(if terminated { AFTERMATH } else { Duration::ZERO }).await?;
                 let now = bench.reunion().await?;
                 ensure!(
                     now.pid == agent.pid,

@@ -12,8 +12,8 @@ pub struct Expected {
     pub answer: Answer,
     /// The limit that decides the answer, and is reported as hit.
     pub limit: Option<Limit>,
-    /// A soft limit on the way there, reported as well.
-    pub before: Option<Limit>,
+    /// Soft limits on the way there, reported as well.
+    pub before: &'static [Limit],
     pub fate: Fate,
 }
 
@@ -44,7 +44,7 @@ impl Expected {
         Self {
             answer: Answer::Error(kind),
             limit: None,
-            before: None,
+            before: &[],
             fate: Fate::Stays,
         }
     }
@@ -82,11 +82,8 @@ impl Expected {
         }
     }
 
-    fn after(self, limit: Limit) -> Self {
-        Self {
-            before: Some(limit),
-            ..self
-        }
+    fn after(self, before: &'static [Limit]) -> Self {
+        Self { before, ..self }
     }
 
     fn fate(self, fate: Fate) -> Self {
@@ -96,8 +93,10 @@ impl Expected {
     /// Of an attack, by its file and its name in it.
     pub fn of(file: &str, attack: &str) -> Self {
         match file {
-            "endless.js" | "called_back.js" | "wasm.js" => Self::limit(Limit::CpuTime),
+            "endless.js" | "wasm.js" => Self::limit(Limit::CpuTime),
+            "called_back.js" => Self::of_call_back(attack),
             "unstoppable.js" | "default_flags.js" => Self::limit(Limit::CpuTime).fate(Fate::Condemned),
+            "gives_up.js" => Self::error(ErrorKind::Memory).fate(Fate::Condemned),
             "aborts.js" => Self::error(ErrorKind::NotReady).fate(Fate::Dies),
             "heap.js" => Self::limit(Limit::HeapBytes),
             "buffers.js" => Self::error(ErrorKind::Exception).and(Limit::BufferBytes),
@@ -105,6 +104,18 @@ impl Expected {
             "floods.js" => Self::of_flood(attack),
             "top_level.js" | "top_level.mjs" => Self::of_top_level(attack),
             _ => panic!("nobody has said how the attacks of {file} must end"),
+        }
+    }
+
+    fn of_call_back(attack: &str) -> Self {
+        match attack {
+            // The engine does not ask these for anything.
+            "thrownCause" | "thrownAggregate" | "thrownObject" | "thrownProxy" | "prepareStackTrace" => {
+                Self::error(ErrorKind::Exception)
+            }
+            "logGetter" | "logToString" | "logConstructor" => Self::reply(""),
+            "hostCallPrototype" => Self::reply("quick"),
+            _ => Self::limit(Limit::CpuTime),
         }
     }
 
@@ -120,10 +131,10 @@ impl Expected {
     fn of_flood(attack: &str) -> Self {
         match attack {
             "timers" | "intervals" => Self::limit(Limit::Timers),
-            "timersThatMultiply" => Self::limit(Limit::CpuTime).after(Limit::Timers),
+            "timersThatMultiply" => Self::limit(Limit::CpuTime).after(&[Limit::Timers, Limit::LogLines]),
             "hostCallsOneByOne" | "streamWithoutEnd" => Self::limit(Limit::CpuTime),
             "hostCalls" => Self::limit(Limit::HostCalls),
-            "hostCallsAwaited" => Self::limit(Limit::WallTime).after(Limit::HostCalls),
+            "hostCallsAwaited" => Self::limit(Limit::WallTime).after(&[Limit::HostCalls]),
             "neverSettlesWithTimer" | "waitsForHost" | "signalListeners" => Self::limit(Limit::WallTime),
             // Bounded for the sake of the agent, by no limit of the function's.
             "largeHostCalls" => Self::error(ErrorKind::HostService),
@@ -142,11 +153,18 @@ impl Expected {
         match attack {
             "heap" => Self::not_loaded(Limit::HeapBytes),
             "neverWithTimer" => Self::not_loaded(Limit::WallTime),
-            "never" => Self::refused("nothing can settle"),
-            "recursion" | "buffers" => Self::refused("RangeError"),
+            "never" => Self::refused("can never settle"),
+            "recursion" => Self::refused("RangeError"),
+            "buffers" => Self::refused("RangeError").after(&[Limit::BufferBytes]),
             "unstoppable" => Self::not_loaded(Limit::StartupCpuTime).fate(Fate::Condemned),
             _ => Self::not_loaded(Limit::StartupCpuTime),
         }
+    }
+
+    /// Whether code is terminated on the way, so that it might prove to be unstoppable.
+    pub fn terminates(&self) -> bool {
+        let soft = [Limit::BufferBytes, Limit::HostCalls, Limit::Timers, Limit::ReplyBytes, Limit::LogLines];
+        self.limit.is_some_and(|limit| !soft.contains(&limit))
     }
 
     /// The limits of the attack's function.

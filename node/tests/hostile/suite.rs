@@ -19,14 +19,18 @@ pub enum Agents {
     OfProduction,
     /// With the loop unrolling that V8 has on by default and we turn off.
     WithDefaultFlags,
+    /// With V8's own test functions.
+    WithNatives,
 }
 
 impl Agents {
     pub fn environment(self) -> Vec<(String, String)> {
-        match self {
-            Self::OfProduction => Vec::new(),
-            Self::WithDefaultFlags => vec![("NEX_V8_FLAGS".into(), "--turboshaft-loop-unrolling".into())],
-        }
+        let flags = match self {
+            Self::OfProduction => return Vec::new(),
+            Self::WithDefaultFlags => "--turboshaft-loop-unrolling",
+            Self::WithNatives => "--allow-natives-syntax",
+        };
+        vec![("NEX_V8_FLAGS".to_owned(), flags.to_owned())]
     }
 }
 

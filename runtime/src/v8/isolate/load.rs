@@ -155,6 +155,8 @@ fn run_script<'s>(
     let Some(value) = script.run(scope) else {
         return Err(failure(scope, file, LoadError::Threw));
     };
+    // Promise jobs of the top level are part of it: endless ones must not wait for the first call.
+    scope.perform_microtask_checkpoint();
     let Ok(function) = v8::Local::<v8::Function>::try_from(value) else {
         let found = value.type_of(scope).to_rust_string_lossy(scope);
         return Err(LoadError::NoFunction(format!(
