@@ -51,7 +51,13 @@ impl HostServices for Services {
     }
 }
 
+/// Calls look at what earlier ones left behind, so there is one instance.
+fn alone(limits: Limits) -> Limits {
+    Limits { instances: 1, ..limits }
+}
+
 async fn load(limits: Limits, source: &str) -> HarnessFunction {
+    let limits = alone(limits);
     Harness::new()
         .unwrap()
         .limits(limits)
@@ -62,7 +68,7 @@ async fn load(limits: Limits, source: &str) -> HarnessFunction {
 
 async fn load_with(services: &Arc<Services>, limits: Limits, source: &str) -> HarnessFunction {
     let services: Arc<dyn HostServices> = Arc::<Services>::clone(services);
-    let harness = Harness::new().unwrap().services(services).limits(limits);
+    let harness = Harness::new().unwrap().services(services).limits(alone(limits));
     harness.load(source.to_owned()).await.unwrap()
 }
 
@@ -90,7 +96,6 @@ async fn host_calls_beyond_the_limit_are_refused_at_once() {
     let services = Arc::new(Services::default());
     let limits = Limits {
         host_calls: 7,
-        instances: 1,
         heap_bytes: 1 << 30,
         cpu_time: Duration::from_secs(20),
         ..Limits::default()
@@ -116,7 +121,7 @@ async fn host_calls_beyond_the_limit_are_refused_at_once() {
     let services_of_function: Arc<dyn HostServices> = Arc::<Services>::clone(&services);
     let function = Harness::with_engine(Arc::new(V8Engine::new(config).unwrap()))
         .services(services_of_function)
-        .limits(limits)
+        .limits(alone(limits))
         .load(source)
         .await
         .unwrap();
@@ -510,7 +515,6 @@ async fn a_million_promises_that_nothing_settles_fail_and_are_gone() {
 async fn a_flood_of_unhandled_rejections_fills_no_log() {
     let limits = Limits {
         log_lines: 20,
-        instances: 1,
         cpu_time: Duration::from_secs(20),
         ..Limits::default()
     };

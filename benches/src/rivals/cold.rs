@@ -51,7 +51,7 @@ enum Starter {
         pool: Pool,
         platform: Platform,
         sources: Vec<String>,
-        _process: Process,
+        _process: Box<Process>,
     },
 }
 
@@ -191,7 +191,7 @@ async fn served(
             pool: Pool::new(vec![socket], 1),
             platform,
             sources: Vec::new(),
-            _process: process,
+            _process: Box::new(process),
         },
         only_large: false,
     })

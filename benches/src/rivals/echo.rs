@@ -39,7 +39,7 @@ enum Driver {
 /// What ends with the contender.
 #[allow(dead_code, reason = "only kept for what dropping it does")]
 enum Running {
-    Node(Node),
+    Node(Box<Node>),
     Processes(Vec<Process>),
 }
 
@@ -142,7 +142,7 @@ async fn nex(url: &str, label: &'static str, isolation: Isolation) -> Result<Con
     }
     let mut contender = on_nats(url, label, Family::Nex, subject, Vec::new()).await?;
     contender.processes = vec![node.process().id()?];
-    contender._running = Running::Node(node);
+    contender._running = Running::Node(Box::new(node));
     Ok(contender)
 }
 

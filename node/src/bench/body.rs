@@ -113,7 +113,7 @@ fn module(index: u32, random: &mut StdRng) -> String {
         _ = write!(
             fields,
             "\n    {word}{value}: {{ required: {}, maximum: {value} }},",
-            value % 2 == 0
+            value.is_multiple_of(2)
         );
     }
     let digits = random.random_range(3..9);

@@ -43,14 +43,18 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This machine, now. `program` is what stands in front of this process's arguments in the command line.
+    /// This machine, now. `program` is what stands in front of this process's arguments in the command line, which is told
+    /// without passwords and the like.
     #[must_use]
     pub fn describe(program: &str) -> Self {
-        let arguments = std::env::args().skip(1);
-        let command: Vec<String> = std::iter::once(program.to_owned()).chain(arguments).collect();
+        let arguments = without_secrets(
+            std::env::args_os()
+                .skip(1)
+                .map(|word| word.to_string_lossy().into_owned()),
+        );
         Self {
             date: date(),
-            command: command.join(" "),
+            command: [vec![program.to_owned()], arguments].concat().join(" "),
             nex_version: env!("CARGO_PKG_VERSION"),
             commit: commit(),
             release_build: !cfg!(debug_assertions),
@@ -99,6 +103,32 @@ impl Machine {
             .filter_map(|(name, value)| Some((name, value?)))
             .collect()
     }
+}
+
+/// Arguments as they may be shown to others: a user name may be a token, and a URL may have either in it.
+fn without_secrets(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    const SECRET: [&str; 2] = ["--password", "--user"];
+    const HIDDEN: &str = "…";
+    let mut secret_is_next = false;
+    let hide = |word: String| {
+        if std::mem::take(&mut secret_is_next) {
+            return HIDDEN.to_owned();
+        }
+        secret_is_next = SECRET.contains(&word.as_str());
+        if let Some((flag, _)) = word.split_once('=').filter(|(flag, _)| SECRET.contains(flag)) {
+            return format!("{flag}={HIDDEN}");
+        }
+        // Several servers may stand in one word, separated by commas.
+        let parts = word.split(',').map(|part| match part.split_once("://") {
+            Some((scheme, rest)) => match rest.rsplit_once('@') {
+                Some((_, host)) => format!("{scheme}://{HIDDEN}@{host}"),
+                None => part.to_owned(),
+            },
+            None => part.to_owned(),
+        });
+        parts.collect::<Vec<_>>().join(",")
+    };
+    arguments.map(hide).collect()
 }
 
 /// Version that a nats-server binary says it is.
@@ -176,6 +206,23 @@ fn output(program: impl AsRef<Path>, arguments: &[&str]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_are_not_told() {
+        let shown = |words: &str| without_secrets(words.split(' ').map(str::to_owned)).join(" ");
+        for (given, expected) in [
+            ("bench warm --rate 5", "bench warm --rate 5"),
+            ("--user ada --password s3cret bench", "--user … --password … bench"),
+            ("--password=s3=cret --user=token -s a", "--password=… --user=… -s a"),
+            (
+                "-s nats://a:b@h:4222,tls://t@k,l bench",
+                "-s nats://…@h:4222,tls://…@k,l bench",
+            ),
+            ("--server=nats://token@h", "--server=nats://…@h"),
+        ] {
+            assert_eq!(shown(given), expected);
+        }
+    }
 
     #[test]
     fn what_is_known_is_told() {

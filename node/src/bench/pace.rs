@@ -17,6 +17,9 @@ const SPIN_PART: u32 = 20;
 /// Longest sleep, after which a pacer looks whether it should end.
 const NAP: Duration = Duration::from_millis(50);
 
+/// As good as never, and still something that can be added to a time.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// When requests are due: so many a second, evenly spaced.
 #[derive(Debug, Clone, Copy)]
 pub struct Schedule {
@@ -34,8 +37,9 @@ impl Schedule {
     /// When the request with this number is due, counted from the start.
     #[must_use]
     pub fn offset(&self, number: u64) -> Duration {
-        // A rate so small that its interval is no duration is as good as never.
-        Duration::try_from_secs_f64(number as f64 / self.rate).unwrap_or(Duration::MAX)
+        Duration::try_from_secs_f64(number as f64 / self.rate)
+            .unwrap_or(NEVER)
+            .min(NEVER)
     }
 
     /// When the request with this number is due.

@@ -62,14 +62,14 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<(), Failure
     };
     context.progress = Progress::new(plan.steps(&context));
 
-    let measurement = async {
-        if plan.common.in_process {
-            in_process(&context, &plan).await
-        } else {
-            on_node(global, &context, &plan, &mut signals).await
+    let report = if plan.common.in_process {
+        tokio::select! {
+            report = in_process(&context, &plan) => report,
+            signal = signals.next() => Err(ended(signal)),
         }
+    } else {
+        on_node(global, &context, &plan, &mut signals).await
     };
-    let report = measurement.await;
     context.progress.finish();
     let report = report?;
 
@@ -119,7 +119,7 @@ async fn on_node(global: &Global, context: &Context, plan: &Plan, signals: &mut 
     let stage = OnNode::open(global, plan.common.node.as_deref()).await?;
     let measured = tokio::select! {
         measured = measure_node(context, plan, &stage) => measured,
-        signal = signals.next() => Err(Failure::failed(format_args!("ended by {signal} before it had a result"))),
+        signal = signals.next() => Err(ended(signal)),
     };
     context.progress.doing("removing what was deployed");
     let cleaned = tokio::select! {
@@ -137,6 +137,10 @@ async fn on_node(global: &Global, context: &Context, plan: &Plan, signals: &mut 
             Err(failure.map(|failure| format!("{failure}\n{left}")))
         }
     }
+}
+
+fn ended(signal: &str) -> Failure {
+    Failure::failed(format_args!("ended by {signal} before it had a result"))
 }
 
 async fn measure_node(context: &Context, plan: &Plan, stage: &OnNode) -> Result<Report, Failure> {

@@ -178,7 +178,9 @@ impl Attack {
         match self.expected.fate {
             Fate::Stays => {
                 let terminated = self.expected.terminates();
-                bench.no_news(if terminated { AFTERMATH } else { Duration::ZERO }).await?;
+                bench
+                    .no_news(if terminated { AFTERMATH } else { Duration::ZERO })
+                    .await?;
                 let now = bench.reunion().await?;
                 ensure!(
                     now.pid == agent.pid,

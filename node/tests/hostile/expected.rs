@@ -163,7 +163,13 @@ impl Expected {
 
     /// Whether code is terminated on the way, so that it might prove to be unstoppable.
     pub fn terminates(&self) -> bool {
-        let soft = [Limit::BufferBytes, Limit::HostCalls, Limit::Timers, Limit::ReplyBytes, Limit::LogLines];
+        let soft = [
+            Limit::BufferBytes,
+            Limit::HostCalls,
+            Limit::Timers,
+            Limit::ReplyBytes,
+            Limit::LogLines,
+        ];
         self.limit.is_some_and(|limit| !soft.contains(&limit))
     }
 

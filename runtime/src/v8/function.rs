@@ -445,13 +445,16 @@ impl Queue {
         restart
     }
 
-    /// Whether calls have waited for so long that another instance should help: as long as it may have one, and a
-    /// processor is left for it.
-    fn needs_another(&self, limits: &Limits, now: Instant, running: usize, processors: usize) -> bool {
+    /// Whether calls have waited for so long that another instance should help those that are `occupied`: as long as it
+    /// may have one, and a processor is left beside those `running`.
+    fn needs_another(&self, limits: &Limits, now: Instant, occupied: usize, running: usize, processors: usize) -> bool {
         let since = |call: &Call| (now + limits.wall_time).saturating_duration_since(call.deadline);
         let late = self.calls.front().is_some_and(|call| since(call) >= SCALE_AFTER);
         let live = self.members.iter().filter(|member| member.phase.is_live()).count();
-        late && self.starting == 0 && live < limits.instances.max(1) as usize && running < processors
+        late && self.starting == 0
+            && occupied >= live
+            && live < limits.instances.max(1) as usize
+            && running < processors
     }
 }
 
@@ -470,6 +473,7 @@ impl Watched for Workload {
             let queue = &mut *queue;
             let mut busy = false;
             let mut running = 0;
+            let mut occupied = 0;
             for index in 0..queue.members.len() {
                 let instance = Arc::clone(&queue.members[index].instance);
                 let verdict = instance.check(now, limits, &mut answers);
@@ -477,6 +481,7 @@ impl Watched for Workload {
                 running += usize::from(verdict.running);
                 condemned |= verdict.condemned;
                 hits.extend(verdict.limit);
+                occupied += usize::from(verdict.occupied && queue.members[index].phase.is_live());
                 if verdict.lost {
                     start |= queue.lose(&instance, verdict.returned);
                 } else {
@@ -493,7 +498,7 @@ impl Watched for Workload {
             if !queue.calls.is_empty() {
                 wake = queue.wake_one();
             }
-            if wake.is_none() && queue.needs_another(limits, now, running, self.engine.processors) {
+            if wake.is_none() && queue.needs_another(limits, now, occupied, running, self.engine.processors) {
                 queue.starting += 1;
                 start = true;
             }

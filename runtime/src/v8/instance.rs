@@ -107,6 +107,9 @@ pub(super) struct Verdict {
     pub(super) busy: bool,
     /// JavaScript is running.
     pub(super) running: bool,
+    /// It is at work and has no time for more, or has as many calls in flight as it may. Not so one whose thread is only
+    /// waiting for a processor.
+    pub(super) occupied: bool,
     /// Calls that it does not get round to.
     pub(super) returned: VecDeque<(u32, Call)>,
 }
@@ -359,6 +362,7 @@ impl Instance {
             Some(_) | None => {}
         }
         verdict.running = state.entry.is_some();
+        verdict.occupied = verdict.running || used.began || state.in_flight() >= limits.concurrency.max(1) as usize;
         answers.append(&mut state.answers);
         if verdict.lost || used.entry_is_old {
             // It will not get round to these soon, or ever.
@@ -378,6 +382,8 @@ struct Used {
     entry: Duration,
     /// It was going on at the watchdog's last look.
     entry_is_old: bool,
+    /// It has begun calls since.
+    began: bool,
 }
 
 impl State {
@@ -441,7 +447,8 @@ impl State {
         if !entry_is_old {
             self.seen.entry_from = processor_time;
         }
-        let alone = self.seen.begun == self.begun && self.in_flight() == 1;
+        let began = self.seen.begun != self.begun;
+        let alone = !began && self.in_flight() == 1;
         let delta = processor_time.saturating_sub(self.seen.processor_time);
         if alone
             && let Some(call) = self
@@ -458,6 +465,7 @@ impl State {
         Used {
             entry: processor_time.saturating_sub(self.seen.entry_from),
             entry_is_old,
+            began,
         }
     }
 

@@ -20,6 +20,8 @@ use crate::duration;
 /// Most calls of one repeat of an open loop: each takes a byte.
 const MAX_CALLS: f64 = 100e6;
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 const EXAMPLES: &str = "\
 Without --in-process, functions are deployed to a running node, called over NATS, and removed at the
 end, also after Ctrl-C. With it, they run in this process, and no NATS server is needed: what is
@@ -70,7 +72,7 @@ pub(super) struct Common {
     #[arg(long, value_name = "N", default_value = "5")]
     pub(super) repeats: NonZeroU32,
     /// Unmeasured calls before each measurement that takes a time
-    #[arg(long, alias = "warm_up", value_name = "DURATION", default_value = "1s", value_parser = duration::parse)]
+    #[arg(long, alias = "warm_up", value_name = "DURATION", default_value = "1s", value_parser = up_to_an_hour)]
     pub(super) warm_up: Duration,
     /// Longest wait for a reply; a call that fails counts as this long
     #[arg(long, alias = "reply_timeout", value_name = "DURATION", default_value = "5s", value_parser = positive)]
@@ -161,7 +163,7 @@ pub(in crate::cli) struct ThroughputArgs {
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct DensityArgs {
-    /// Awake functions; in process there are four times as many that hibernate
+    /// Awake functions; four times as many hibernate
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(4..=100_000))]
     functions: u32,
     #[command(flatten)]
@@ -238,7 +240,7 @@ impl Command {
                 ..Plan::of(args.common)
             },
             Self::Warm(args) => Plan {
-                warm: Some(args.warm.plan(args.timing)?),
+                warm: Some(args.warm.plan(args.timing, &args.common)?),
                 ..Plan::of(args.common)
             },
             Self::Throughput(args) => Plan {
@@ -259,7 +261,7 @@ impl Command {
             },
             Self::All(args) => Plan {
                 cold: Some(args.cold.plan(args.functions.unwrap_or(50))),
-                warm: Some(args.warm.plan(args.timing)?),
+                warm: Some(args.warm.plan(args.timing, &args.common)?),
                 throughput: Some(args.throughput.plan(args.timing)),
                 density: Some(Density {
                     functions: args.functions.unwrap_or(200),
@@ -286,12 +288,12 @@ impl ColdOptions {
 }
 
 impl WarmOptions {
-    fn plan(&self, timing: Timing) -> Result<Warm, Failure> {
-        if self.rate * timing.seconds > MAX_CALLS {
+    fn plan(&self, timing: Timing, common: &Common) -> Result<Warm, Failure> {
+        let seconds = timing.seconds.max(common.warm_up.as_secs_f64());
+        if self.rate * seconds > MAX_CALLS {
             return Err(Failure::usage(format_args!(
-                "{} calls a second for {} s are more than {} million calls",
+                "{} calls a second for {seconds} s are more than {} million calls",
                 self.rate,
-                timing.seconds,
                 MAX_CALLS / 1e6
             )));
         }
@@ -337,8 +339,16 @@ fn between(text: &str, least: f64, most: f64, what: &str) -> Result<f64, String>
 }
 
 fn positive(text: &str) -> Result<Duration, String> {
-    match duration::parse(text)? {
+    match up_to_an_hour(text)? {
         Duration::ZERO => Err("expected more than nothing".to_owned()),
         duration => Ok(duration),
     }
+}
+
+fn up_to_an_hour(text: &str) -> Result<Duration, String> {
+    duration::parse(text).and_then(|duration| {
+        (duration <= HOUR)
+            .then_some(duration)
+            .ok_or("expected an hour at most".to_owned())
+    })
 }

@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nex_runtime::v8::V8Config;
@@ -115,12 +115,24 @@ impl Density {
                 context
                     .progress
                     .doing(format!("density, {}: repeat {repeat}", state.name()));
-                // Those to be awake have the node's own limit: it may allow no longer one, and it is long enough.
+                // Those to be awake have the node's own limit, because it may allow no longer one.
                 let treatment = Treatment {
                     hibernate_after: (state == State::Hibernated).then_some(HIBERNATE_AFTER_ON_NODE),
                 };
-                let count = self.functions;
-                probes.push(probe(context, stage, state, treatment, count, &mut functions).await?);
+                let start = Instant::now();
+                if state == State::Awake {
+                    stage.call_all(context, &functions).await?;
+                }
+                let count = self.count(state);
+                let mut probe = probe(context, stage, state, treatment, count, &mut functions).await?;
+                let limit = stage.hibernate_after().filter(|limit| start.elapsed() > *limit);
+                if let Some(limit) = limit.filter(|_| state == State::Awake) {
+                    probe.memory = Err(format!(
+                        "functions hibernate after {limit:?} on this node, and it took longer to deploy them; \
+                         --functions takes fewer"
+                    ));
+                }
+                probes.push(probe);
                 context.progress.step();
             }
             stage.remove(functions).await?;
@@ -130,6 +142,13 @@ impl Density {
             "Each repeat adds functions to those of the one before, and the memory is that of the node's agent processes",
             variants,
         ))
+    }
+
+    fn count(&self, state: State) -> u32 {
+        match state {
+            State::Awake => self.functions,
+            State::Hibernated => self.functions.saturating_mul(HIBERNATED_PER_AWAKE),
+        }
     }
 
     fn check_room(&self) -> Result<(), Failure> {
@@ -151,10 +170,7 @@ impl Density {
         let program = std::env::current_exe().map_err(|error| failed(&error))?;
         let request = ProbeRequest {
             state,
-            functions: match state {
-                State::Awake => self.functions,
-                State::Hibernated => self.functions.saturating_mul(HIBERNATED_PER_AWAKE),
-            },
+            functions: self.count(state),
             payload: context.payload.clone(),
             timeout: context.timeout,
             own: context.own.clone(),

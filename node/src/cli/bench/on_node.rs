@@ -22,6 +22,7 @@ use super::super::control::Session;
 use super::super::deploy::{self, Artifact, Keys, Target, Workload, not_accepted};
 use super::super::failure::Failure;
 use super::super::{devrun, keys};
+use super::context::Context;
 use super::stage::{Stage, Treatment};
 use crate::bench::nats::NatsTarget;
 use crate::bench::process;
@@ -45,6 +46,8 @@ pub(super) struct OnNode {
     /// The name of all that the run leaves anywhere.
     run: String,
     store: ObjectStore,
+    /// Idle time after which functions hibernate there that ask for no other; `None` if the node does not tell.
+    hibernate_after: Option<Duration>,
     deployed: AtomicU64,
     /// Deploy requests on their way: one that nobody waits for any more may still be accepted.
     requests: TaskTracker,
@@ -90,6 +93,8 @@ impl OnNode {
                 .await?
                 .swap_remove(0),
         };
+        let info = session.control.info(&node.node_id).await?;
+        let hibernate_after = info.limits.get(LimitKey::HibernateAfter.key()).copied();
         let run = format!("nexbench-{}", &Uuid::new_v4().simple().to_string()[..8]);
         let store = session
             .connection
@@ -109,6 +114,7 @@ impl OnNode {
             keys,
             run,
             store,
+            hibernate_after: hibernate_after.map(Duration::from_millis),
             deployed: AtomicU64::new(0),
             requests: TaskTracker::new(),
         })
@@ -132,6 +138,21 @@ impl OnNode {
     /// Largest message that the NATS server takes, in bytes.
     pub(super) fn max_payload(&self) -> usize {
         self.session.nats.server_info().max_payload
+    }
+
+    /// Idle time after which functions hibernate that ask for no other.
+    pub(super) fn hibernate_after(&self) -> Option<Duration> {
+        self.hibernate_after
+    }
+
+    /// Calls each function once, so that none has been idle for long.
+    pub(super) async fn call_all(&self, context: &Context, functions: &[Deployed]) -> Result<(), Failure> {
+        let mut generator = context.generator(self.target(functions).await?);
+        for to in 0..functions.len() {
+            // A failure shows where it counts.
+            _ = generator.call(to).await?;
+        }
+        Ok(())
     }
 
     /// Removes all that the run has left. What cannot be removed is named.
