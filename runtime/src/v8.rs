@@ -44,7 +44,8 @@ use tokio::sync::oneshot;
 
 use self::code_cache::CodeCache;
 pub use self::code_cache::CodeCacheStats;
-use self::function::{Report, V8Function, Workload};
+use self::function::{V8Function, Workload};
+use self::instance::{Load, Report};
 use self::pool::Pool;
 use self::residents::Residents;
 use self::thread::Assignment;
@@ -173,11 +174,11 @@ impl Shared {
     fn assign(&self, workload: Arc<Workload>, report: Option<Report>) {
         if self.residents.len() >= self.max_instances && self.residents.evict(1) == 0 {
             let message = format!("all {} instances that may be awake are at work", self.max_instances);
-            return thread::refuse(&workload, report, LoadError::Engine(message));
+            return workload.load_failed(Load::new(report), LoadError::Engine(message));
         }
         let assignment = Assignment { workload, report };
         if let Err((Assignment { workload, report }, error)) = self.pool.assign(assignment) {
-            thread::refuse(&workload, report, error);
+            workload.load_failed(Load::new(report), error);
         }
     }
 

@@ -288,6 +288,26 @@ async fn code_that_cannot_be_terminated_is_condemned_and_its_callers_answered() 
 }
 
 #[tokio::test]
+async fn a_top_level_that_cannot_be_terminated_does_not_keep_its_loader_waiting() {
+    let harness = Harness::new().unwrap().limits(Limits {
+        startup_cpu_time: Duration::from_millis(100),
+        ..Limits::default()
+    });
+    let source = "Array.prototype.includes.call({ length: 2 ** 53 - 1 }, 1); () => 'never'";
+    let error = harness.load(source).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            LoadError::Limit(LimitHit {
+                limit: Limit::StartupCpuTime,
+                ..
+            })
+        ),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
 async fn an_awaiting_call_times_out_without_harming_others() {
     let source = "export default async (msg, env, ctx) => {
         if (msg.text() === 'wait') await new Promise((_, fail) => {

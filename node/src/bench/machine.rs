@@ -231,7 +231,7 @@ mod tests {
         let facts = machine.facts();
         let fact = |name| facts.iter().find(|(fact, _)| *fact == name).map(|(_, value)| value);
         assert!(fact("V8").is_some_and(|version| version.contains('.')));
-        assert!(fact("Command").is_some_and(|command| command.starts_with("`nex ")));
+        assert!(fact("Command").is_some_and(|command| command.starts_with("`nex")));
         assert!(fact("nats-server").is_none());
         machine.nats_server_version = Some("2.1".to_owned());
         assert!(machine.facts().contains(&("nats-server", "2.1".to_owned())));

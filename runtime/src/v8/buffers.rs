@@ -47,8 +47,9 @@ pub(crate) struct Account {
     large: AtomicU64,
     large_refused: AtomicU64,
     owner: OnceLock<Arc<dyn MemoryOwner>>,
-    /// Refusals since the last grant.
+    /// Refusals since the last grant, and the bytes of the last.
     refusals: AtomicU32,
+    refused_bytes: AtomicU64,
     reported: Mutex<Option<Instant>>,
 }
 
@@ -72,6 +73,7 @@ impl Account {
             large_refused: AtomicU64::new(0),
             owner: OnceLock::new(),
             refusals: AtomicU32::new(0),
+            refused_bytes: AtomicU64::new(0),
             reported: Mutex::default(),
         });
         _ = CURRENT.try_with(|current| current.replace(Some(Arc::clone(&account))));
@@ -135,8 +137,17 @@ impl Account {
 
     /// One of so many attempts to get `bytes` was refused; V8 collects garbage and tries again.
     pub(crate) fn refused(&self, bytes: u64, attempts: u32) {
+        self.refused_bytes.store(bytes, Ordering::Relaxed);
         if self.refusals.fetch_add(1, Ordering::Relaxed) + 1 >= attempts {
             self.refused_for_good(bytes);
+        }
+    }
+
+    /// JavaScript has ended for now: what was refused last, if anything was, is not tried again. V8 tries several times for
+    /// a new buffer, but only once to make an empty one grow.
+    pub(crate) fn end_of_run(&self) {
+        if self.is_retrying() {
+            self.refused_for_good(self.refused_bytes.load(Ordering::Relaxed));
         }
     }
 

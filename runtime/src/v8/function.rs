@@ -10,12 +10,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
 use super::Shared;
 use super::call::{Answer, Call, Replies, deliver};
 use super::code_cache::CodeCache;
-use super::instance::{Instance, Status, error};
+use super::instance::{Instance, Load, Report, Status, error};
 use super::loader::SourceFile;
 use super::watchdog::Watched;
 use crate::engine::{
@@ -112,9 +111,6 @@ pub(super) enum Fetched {
     /// None, because it has as many in flight as it may. It has to come again.
     Full,
 }
-
-/// Tells the loader of a function how its first start went.
-pub(super) type Report = oneshot::Sender<Result<(), LoadError>>;
 
 impl Workload {
     pub(super) fn new(spec: FunctionSpec, host: FunctionHost, engine: Arc<Shared>) -> Result<Self, LoadError> {
@@ -251,22 +247,24 @@ impl Workload {
     }
 
     /// An instance could not be started. If there is no other, whoever waits is told; the next call tries again.
-    pub(super) fn instance_failed(&self, error: &LoadError) {
+    pub(super) fn load_failed(&self, load: Load, error: LoadError) {
         let calls = {
             let mut queue = self.queue.lock();
             queue.starting = queue.starting.saturating_sub(1);
             if queue.has_live() || queue.starting > 0 {
-                return;
+                VecDeque::new()
+            } else {
+                std::mem::take(&mut queue.calls)
             }
-            std::mem::take(&mut queue.calls)
         };
-        let error = InvokeError::new(
+        let answer = InvokeError::new(
             ErrorKind::NotReady,
             format!("the function could not be started: {error}"),
         );
         for call in calls {
-            call.replies.finish(Err(error.clone()));
+            call.replies.finish(Err(answer.clone()));
         }
+        load.report(Err(error));
     }
 
     /// The thread of an instance is about to end, for whatever reason.
@@ -378,6 +376,9 @@ impl Workload {
         if instance.condemn() {
             self.report_condemned();
         }
+        if let Some(load) = instance.end_load() {
+            self.load_failed(load, instance.load_error(self.limits()));
+        }
         self.discard(instance, &InvokeError::new(ErrorKind::Memory, reason), None);
     }
 
@@ -466,6 +467,7 @@ impl Watched for Workload {
         let mut answers: Vec<Answer> = Vec::new();
         let mut hits = Vec::new();
         let mut condemned = false;
+        let mut load_failed = Vec::new();
         let mut start = false;
         let mut wake = None;
         let busy = {
@@ -480,6 +482,7 @@ impl Watched for Workload {
                 busy |= verdict.busy;
                 running += usize::from(verdict.running);
                 condemned |= verdict.condemned;
+                load_failed.extend(verdict.load_failed);
                 hits.extend(verdict.limit);
                 occupied += usize::from(verdict.occupied && queue.members[index].phase.is_live());
                 if verdict.lost {
@@ -510,6 +513,10 @@ impl Watched for Workload {
         }
         if condemned {
             self.report_condemned();
+        }
+        // After that: who loads it should know that its process is lost.
+        for (load, error) in load_failed {
+            self.load_failed(load, error);
         }
         if let Some(instance) = wake {
             instance.waker.wake();

@@ -13,14 +13,37 @@ use std::time::{Duration, Instant};
 use deno_core::v8::IsolateHandle;
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::call::{Answer, Begun, Call, Replies};
 use super::thread_id::ThreadId;
-use crate::engine::{Limit, LimitHit, Limits};
+use crate::engine::{Limit, LimitHit, Limits, LoadError};
 use crate::invocation::{InvokeError, Reply};
 
 /// How long a terminated thread may take to leave V8. Those that can be stopped need less than a millisecond.
 const GRACE: Duration = Duration::from_millis(250);
+
+/// Tells the loader of a function how its first start went.
+pub(super) type Report = oneshot::Sender<Result<(), LoadError>>;
+
+/// The start of an instance; whoever takes it says how it ended.
+pub(super) struct Load {
+    /// Nobody waits for that of a further instance.
+    report: Option<Report>,
+}
+
+impl Load {
+    pub(super) fn new(report: Option<Report>) -> Self {
+        Self { report }
+    }
+
+    pub(super) fn report(self, outcome: Result<(), LoadError>) {
+        if let Some(report) = self.report {
+            // A loader that has gone away needs no report.
+            _ = report.send(outcome);
+        }
+    }
+}
 
 pub(super) struct Instance {
     isolate: IsolateHandle,
@@ -37,6 +60,8 @@ pub(super) struct Instance {
 #[derive(Default)]
 struct State {
     status: Status,
+    /// Until its top level has run.
+    load: Option<Load>,
     /// Given to the thread and not begun.
     ready: VecDeque<(u32, Call)>,
     /// The invocation whose first run of JavaScript is going on.
@@ -103,6 +128,8 @@ pub(super) struct Verdict {
     pub(super) limit: Option<LimitHit>,
     /// It was condemned just now.
     pub(super) condemned: bool,
+    /// It has not loaded, and never will.
+    pub(super) load_failed: Option<(Load, LoadError)>,
     /// Something has yet to end.
     pub(super) busy: bool,
     /// JavaScript is running.
@@ -126,14 +153,18 @@ pub(super) enum Next {
 
 impl Instance {
     /// For the calling thread and its isolate.
-    pub(super) fn new(isolate: IsolateHandle) -> Self {
+    pub(super) fn new(isolate: IsolateHandle, report: Option<Report>) -> Self {
+        let state = State {
+            load: Some(Load::new(report)),
+            ..State::default()
+        };
         Self {
             isolate,
             thread: ThreadId::current(),
             waker: AtomicWaker::new(),
             evicted: AtomicBool::new(false),
             last_used: AtomicU64::new(u64::MAX),
-            state: Mutex::default(),
+            state: Mutex::new(state),
         }
     }
 
@@ -272,9 +303,14 @@ impl Instance {
         true
     }
 
-    /// The limit for which its code was terminated.
-    pub(super) fn hit(&self) -> Option<LimitHit> {
-        self.state.lock().hit
+    /// Its start, which has ended one way or another; once.
+    pub(super) fn end_load(&self) -> Option<Load> {
+        self.state.lock().load.take()
+    }
+
+    /// Why its top level was terminated.
+    pub(super) fn load_error(&self, limits: &Limits) -> LoadError {
+        self.state.lock().load_error(limits)
     }
 
     /// Asks the thread to give its isolate up as soon as it is idle.
@@ -353,6 +389,8 @@ impl Instance {
                 if now.saturating_duration_since(*since) >= GRACE {
                     state.status = Status::Condemned;
                     verdict.condemned = true;
+                    let load = state.load.take();
+                    verdict.load_failed = load.map(|load| (load, state.load_error(limits)));
                     self.thread.set_idle_priority();
                 } else {
                     // A termination ends one run of JavaScript, and the host may just have begun another.
@@ -389,6 +427,13 @@ struct Used {
 impl State {
     fn in_flight(&self) -> usize {
         self.awaiting.len() + usize::from(self.current.is_some())
+    }
+
+    fn load_error(&self, limits: &Limits) -> LoadError {
+        match self.hit {
+            Some(hit) if hit.limit != Limit::WallTime => LoadError::Limit(hit),
+            _ => LoadError::Timeout(limits.wall_time),
+        }
     }
 
     fn is_lost(&self) -> bool {

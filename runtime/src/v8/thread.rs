@@ -14,9 +14,9 @@ use tokio::time::sleep;
 
 use super::buffers::MemoryOwner;
 use super::call::{Answer, Begun, deliver};
-use super::function::{Fetched, Report, Workload};
+use super::function::{Fetched, Workload};
 use super::heap::IsolateParams;
-use super::instance::{Instance, Next, Status};
+use super::instance::{Instance, Load, Next, Report, Status};
 use super::isolate::{Isolate, LoadFailure, Loaded};
 use super::ops::OpHost;
 use super::soft_limits::SoftLimitEvents;
@@ -57,10 +57,10 @@ pub(super) fn run(params: IsolateParams, assignment: oneshot::Receiver<Assignmen
         };
         let mut isolate = match isolate {
             Ok(isolate) => isolate,
-            Err(error) => return refuse(&workload, report, LoadError::Engine(error.to_string())),
+            Err(error) => return workload.load_failed(Load::new(report), LoadError::Engine(error.to_string())),
         };
         name_current_thread(&workload.spec.id);
-        let instance = Arc::new(Instance::new(isolate.handle()));
+        let instance = Arc::new(Instance::new(isolate.handle(), report));
         let engine = Arc::clone(workload.engine());
         let resident = engine.residents.enter(&instance);
         workload.instance_loading(&instance);
@@ -75,9 +75,9 @@ pub(super) fn run(params: IsolateParams, assignment: oneshot::Receiver<Assignmen
         });
         match link.load(&mut isolate).await {
             Ok(()) => {
-                link.workload.instance_ready(&link.instance);
-                if let Some(report) = report {
-                    _ = report.send(Ok(()));
+                if let Some(load) = link.instance.end_load() {
+                    link.workload.instance_ready(&link.instance);
+                    load.report(Ok(()));
                 }
                 link.serve_until_done(&mut isolate).await;
                 if matches!(link.instance.status(), Status::Live | Status::Retired) {
@@ -85,7 +85,9 @@ pub(super) fn run(params: IsolateParams, assignment: oneshot::Receiver<Assignmen
                 }
             }
             Err(error) => {
-                refuse(&link.workload, report, error);
+                if let Some(load) = link.instance.end_load() {
+                    link.workload.load_failed(load, error);
+                }
                 engine.refill();
             }
         }
@@ -97,13 +99,6 @@ pub(super) fn run(params: IsolateParams, assignment: oneshot::Receiver<Assignmen
     });
     drop(runtime);
     trim::soon();
-}
-
-pub(super) fn refuse(workload: &Workload, report: Option<Report>, error: LoadError) {
-    workload.instance_failed(&error);
-    if let Some(report) = report {
-        _ = report.send(Err(error));
-    }
 }
 
 /// Between an isolate and its function: what ops act on.
@@ -237,9 +232,13 @@ impl Link {
             Ok(Loaded::Ready) => Ok(()),
             Ok(Loaded::Awaiting) => {
                 let ended = self.finish_top_level(isolate, deadline);
-                tokio::time::timeout_at(deadline.into(), ended)
-                    .await
-                    .map_err(|_| LoadError::Timeout(wall_time))?
+                let in_time = tokio::time::timeout_at(deadline.into(), ended).await;
+                in_time.unwrap_or_else(|_| {
+                    let measured = wall_time + deadline.elapsed();
+                    self.workload
+                        .report_hit(LimitHit::time(Limit::WallTime, wall_time, measured));
+                    Err(LoadError::Timeout(wall_time))
+                })
             }
             Err(failure) => Err(self.load_error(failure)),
         }
@@ -248,15 +247,7 @@ impl Link {
     fn load_error(&self, failure: LoadFailure) -> LoadError {
         match failure {
             LoadFailure::Error(error) => error,
-            LoadFailure::Terminated => self.load_limit(),
-        }
-    }
-
-    /// Why the top level was terminated.
-    fn load_limit(&self) -> LoadError {
-        match self.instance.hit() {
-            Some(hit) if hit.limit != Limit::WallTime => LoadError::Limit(hit),
-            _ => LoadError::Timeout(self.workload.limits().wall_time),
+            LoadFailure::Terminated => self.instance.load_error(self.workload.limits()),
         }
     }
 
@@ -268,7 +259,7 @@ impl Link {
                 (isolate.top_level(&self.workload.source), polled)
             });
             match polled {
-                Err(Lost) => Poll::Ready(Err(self.load_limit())),
+                Err(Lost) => Poll::Ready(Err(self.load_error(LoadFailure::Terminated))),
                 Ok((Poll::Ready(result), _)) => Poll::Ready(result.map_err(|failure| self.load_error(failure))),
                 Ok((Poll::Pending, Poll::Pending)) => Poll::Pending,
                 Ok((Poll::Pending, Poll::Ready(Ok(())))) => Poll::Ready(Err(isolate.stalled(&self.workload.source))),

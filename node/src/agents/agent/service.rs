@@ -145,13 +145,12 @@ impl Agent {
         }
     }
 
-    /// Takes note that a function's code does not stop; false if that is known.
-    pub(in crate::agents) fn convict(&self, function: FunctionId) -> bool {
+    /// Takes note that a function's code does not stop, and returns whether it was loading; `None` if that is known.
+    pub(in crate::agents) fn convict(&self, function: FunctionId) -> Option<bool> {
         let mut state = self.state.lock();
-        state
-            .functions
-            .get_mut(&function)
-            .is_some_and(|deployed| !std::mem::replace(&mut deployed.convicted, true))
+        let deployed = state.functions.get_mut(&function)?;
+        let known = std::mem::replace(&mut deployed.convicted, true);
+        (!known).then_some(deployed.loading.is_some())
     }
 
     /// The functions that were on it when it died. Whoever gets them has them moved.

@@ -89,9 +89,9 @@ impl Pool {
         message: &str,
     ) {
         // Several instances of it may be stuck, but they cost one agent.
-        if agent.convict(function) {
+        if let Some(loading) = agent.convict(function) {
             let what = format!("its code did not stop ({message})");
-            offender.conduct.blame(false, Blame::Certain, &what);
+            offender.conduct.blame(loading, Blame::Certain, &what);
         }
         if offender.lose(agent) {
             self.spawn_move(offender);

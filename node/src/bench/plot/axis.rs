@@ -42,7 +42,10 @@ impl Axis {
             .fold(None, |range: Option<(f64, f64)>, value| {
                 Some(range.map_or((value, value), |(low, high)| (low.min(value), high.max(value))))
             })
-            .unwrap_or((1.0, 10.0));
+            .unwrap_or(match scale {
+                Scale::Quantile => (0.0, 0.0),
+                _ => (1.0, 10.0),
+            });
         match scale {
             Scale::FromZero => range = (0.0, if range.1 > 0.0 { range.1 * 1.05 } else { 1.0 }),
             Scale::Linear => {

@@ -42,6 +42,7 @@ impl Isolate {
         if !scope.has_terminated() && !scope.is_execution_terminating() {
             scope.perform_microtask_checkpoint();
         }
+        self.account.end_of_run();
     }
 }
 

@@ -52,6 +52,12 @@ pub(super) type TryCatch<'t, 'c, 's, 'i> = v8::PinnedRef<'t, v8::TryCatch<'c, 's
 impl Isolate {
     /// Compiles the source, from the cache when it is there, and runs its top level as far as it runs without waiting.
     pub(in crate::v8) fn load(&mut self, file: &SourceFile, cache: &CodeCache) -> Result<Loaded, LoadFailure> {
+        let loaded = self.run_top_level(file, cache);
+        self.account.end_of_run();
+        loaded
+    }
+
+    fn run_top_level(&mut self, file: &SourceFile, cache: &CodeCache) -> Result<Loaded, LoadFailure> {
         let mut compilation = Compilation::new(file, cache);
         self.source = file.code().clone();
         let evaluation = {

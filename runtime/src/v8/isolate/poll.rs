@@ -23,6 +23,7 @@ impl Isolate {
             let polled = self.js.poll_event_loop(cx, PollEventLoopOptions::default());
             self.log_rejections();
             let ended = self.take_settled();
+            self.account.end_of_run();
             match polled {
                 Poll::Ready(Err(error)) => {
                     return Poll::Ready(Err(match error.into_kind() {
