@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::link::{AgentToNode, FunctionId, Health, Hello, LinkError, LinkReader, NodeToAgent, Outbox};
 
-use calls::LinkReply;
+use calls::{Calls, LinkReply};
 use host::{HostCalls, LinkEvents, LinkHostServices, LinkLogs};
 
 /// Why a session ended in good order.
@@ -144,7 +144,7 @@ impl Session {
             }
             tokio::select! {
                 message = self.reader.next() => match message? {
-                    Some(message) => self.handle(message)?,
+                    Some(message) => self.handle_all(message)?,
                     None => return Ok(SessionEnd::Closed),
                 },
                 () = shared.idle.notified(), if self.draining => {}
@@ -153,23 +153,35 @@ impl Session {
         }
     }
 
-    fn handle(&mut self, message: NodeToAgent) -> Result<(), LinkError> {
+    /// Handles a message and those that have arrived with it. Calls of one function in a row are handed over together.
+    fn handle_all(&mut self, first: NodeToAgent) -> Result<(), LinkError> {
+        let mut calls = Calls::default();
+        self.handle(first, &mut calls)?;
+        while let Some(message) = self.reader.next_buffered()? {
+            self.handle(message, &mut calls)?;
+        }
+        calls.invoke();
+        Ok(())
+    }
+
+    fn handle(&mut self, message: NodeToAgent, calls: &mut Calls) -> Result<(), LinkError> {
+        if !matches!(message, NodeToAgent::Trigger { .. }) {
+            // What it does to a function comes after the calls before it.
+            calls.invoke();
+        }
         match message {
             NodeToAgent::Trigger {
                 call,
                 function,
                 trigger,
             } => {
-                let replies = LinkReply::new(self.shared.clone(), call);
-                let target = self
-                    .functions
-                    .lock()
-                    .get(&function)
-                    .and_then(|entry| entry.function.clone());
-                match target {
-                    Some(function) => function.invoke(trigger, Box::new(replies)),
-                    None => replies.not_ready("the function is not loaded here"),
+                if calls.function != Some(function) {
+                    calls.invoke();
+                    let entries = self.functions.lock();
+                    calls.target = entries.get(&function).and_then(|entry| entry.function.clone());
+                    calls.function = Some(function);
                 }
+                calls.push(trigger, LinkReply::new(self.shared.clone(), call));
             }
             NodeToAgent::HostResult { call, response } => {
                 self.shared.host_calls.complete(call, Ok(response));

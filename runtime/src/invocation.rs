@@ -46,6 +46,11 @@ pub trait ReplySink: Send + 'static {
     /// The last reply, or what went wrong. After [`stream`](ReplySink::stream) a success is an empty reply, which marks
     /// the end of the stream.
     fn finish(self: Box<Self>, outcome: Result<Reply, InvokeError>);
+    /// As [`finish`](ReplySink::finish), when the caller is about to finish another invocation of the same function: a
+    /// sink may leave it to that one to send both.
+    fn finish_with_next(self: Box<Self>, outcome: Result<Reply, InvokeError>) {
+        self.finish(outcome);
+    }
 }
 
 impl fmt::Debug for dyn ReplySink {

@@ -87,7 +87,20 @@ struct Queue {
     waiting: usize,
     /// Senders waiting for room.
     waiters: usize,
+    /// Something is queued that the sender of the next message is to write with it.
+    gathering: bool,
     closed: bool,
+}
+
+/// What there is to do for a message that was queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// It leaves with those before it.
+    Nothing,
+    /// The writing task must learn of it.
+    Wake,
+    /// It is the last of several that were to leave together.
+    Write,
 }
 
 /// The transport, and what is being written to it.
@@ -113,6 +126,7 @@ impl<M: Message> Outbox<M> {
                 tail: BytesMut::new(),
                 waiting: 0,
                 waiters: 0,
+                gathering: false,
                 closed: false,
             }),
             writer: Mutex::new(Some(Writer {
@@ -146,14 +160,33 @@ impl<M: Message> Outbox<M> {
         self.shared.push_and_wake(self.shared.queue.lock(), message, room)
     }
 
+    /// Queues a message if fewer than `room` bytes are waiting, to be written with the next one, which must follow at
+    /// once, or by [`write_gathered`](Self::write_gathered).
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub fn gather(&self, message: M, room: usize) -> Result<(), SendError> {
+        let mut queue = self.shared.queue.lock();
+        queue.gathering = queue.push(message, room)? != Due::Nothing;
+        Ok(())
+    }
+
+    /// Writes what was gathered, on this thread. Never blocks, as [`send_now`](Self::send_now).
+    pub fn write_gathered(&self) {
+        let gathering = std::mem::take(&mut self.shared.queue.lock().gathering);
+        if gathering {
+            self.shared.write_or_wake();
+        }
+    }
+
     /// Queues a message as [`try_send`](Self::try_send) does and writes at once, on this thread, if nothing else was
     /// queued. Never blocks: what the transport does not take is left to the writing task.
     ///
     /// # Errors
     /// [`SendError`].
     pub fn send_now(&self, message: M, room: usize) -> Result<(), SendError> {
-        let was_idle = self.shared.queue.lock().push(message, room)?;
-        if was_idle {
+        let due = self.shared.queue.lock().push(message, room)?;
+        if due != Due::Nothing {
             self.shared.write_or_wake();
         }
         Ok(())
@@ -228,8 +261,8 @@ impl Queue {
         self.waiting >= room && !self.closed
     }
 
-    /// Appends a message; tells whether nothing was queued before it, so that somebody must see to the writing.
-    fn push<M: Message>(&mut self, message: M, room: usize) -> Result<bool, SendError> {
+    /// Appends a message; whoever does has to do what is due.
+    fn push<M: Message>(&mut self, message: M, room: usize) -> Result<Due, SendError> {
         if self.closed {
             return Err(SendError::Closed);
         }
@@ -258,22 +291,28 @@ impl Queue {
             self.chunks.push_back(self.tail.split().freeze());
             self.chunks.push_back(payload);
         }
-        Ok(was_idle)
+        Ok(match std::mem::take(&mut self.gathering) {
+            true => Due::Write,
+            false if was_idle => Due::Wake,
+            false => Due::Nothing,
+        })
     }
 }
 
 impl Shared {
-    /// Appends a message and leaves the writing to the task.
+    /// Appends a message and leaves the writing to the task, unless it is the last of several.
     fn push_and_wake<M: Message>(
         &self,
         mut queue: MutexGuard<'_, Queue>,
         message: M,
         room: usize,
     ) -> Result<(), SendError> {
-        let was_idle = queue.push(message, room)?;
+        let due = queue.push(message, room)?;
         drop(queue);
-        if was_idle {
-            self.task.wake();
+        match due {
+            Due::Nothing => {}
+            Due::Wake => self.task.wake(),
+            Due::Write => self.write_or_wake(),
         }
         Ok(())
     }

@@ -51,9 +51,9 @@ impl<M: Message> LinkReader<M> {
     /// Nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> Result<Option<M>, LinkError> {
         loop {
-            let missing = match Frame::take(&mut self.buffer, M::LIMITS)? {
-                Taken::Frame(frame) => return M::decode(frame).map(Some),
-                Taken::Missing(missing) => missing,
+            let missing = match self.take()? {
+                Ok(message) => return Ok(Some(message)),
+                Err(missing) => missing,
             };
             self.make_room(missing);
             let read = match self.io.read_buf(&mut self.buffer).await {
@@ -69,6 +69,22 @@ impl<M: Message> LinkReader<M> {
                     Err(LinkError::Truncated)
                 };
             }
+        }
+    }
+
+    /// The next message, if all of it has arrived with those before.
+    ///
+    /// # Errors
+    /// [`LinkError`]; the link is of no further use.
+    pub fn next_buffered(&mut self) -> Result<Option<M>, LinkError> {
+        self.take().map(Result::ok)
+    }
+
+    /// A message from the buffer, or how many bytes it lacks.
+    fn take(&mut self) -> Result<Result<M, usize>, LinkError> {
+        match Frame::take(&mut self.buffer, M::LIMITS)? {
+            Taken::Frame(frame) => M::decode(frame).map(Ok),
+            Taken::Missing(missing) => Ok(Err(missing)),
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nex_agent::link::FunctionId;
-use nex_runtime::engine::{Function, FunctionHost, FunctionSpec};
+use nex_runtime::engine::{Function, FunctionHost, FunctionSpec, Invocation};
 use nex_runtime::invocation::{ErrorKind, InvokeError, ReplySink, Trigger};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -92,44 +92,69 @@ impl Slot {
         }
     }
 
-    fn invoke(&self, trigger: Trigger, replies: Box<dyn ReplySink>) {
-        let limits = &self.spec.limits;
+    fn invoke(&self, calls: impl ExactSizeIterator<Item = Invocation>) {
         let now = Instant::now();
-        let (replies, error) = {
+        let mut refused = Vec::new();
+        {
             let mut route = self.route.lock();
-            let submitted = match &route.placement {
-                Some(placement) => {
-                    let deadline = now + limits.wall_time + self.reply_grace;
-                    placement.agent.submit(placement.function, trigger, replies, deadline)
-                }
-                None => Submitted::Gone(trigger, replies),
-            };
-            match submitted {
-                Submitted::Sent => return,
-                Submitted::Refused(replies, error) => (replies, error),
-                Submitted::Gone(trigger, replies) => {
-                    route.placement = None;
-                    let error = match &route.phase {
-                        Phase::Ended(message) => InvokeError::new(ErrorKind::NotReady, message),
-                        Phase::Quarantined(message) => InvokeError::new(ErrorKind::Quarantined, message),
-                        Phase::Placed | Phase::Moving if route.waiting.len() < limits.queue_depth as usize => {
-                            route.waiting.push_back(Waiting {
-                                trigger,
-                                replies,
-                                until: now + limits.wall_time,
-                            });
-                            return;
-                        }
-                        Phase::Placed | Phase::Moving => {
-                            let message = "the function is being moved, and too many calls wait for it";
-                            InvokeError::new(ErrorKind::Overloaded, message)
-                        }
-                    };
-                    (replies, error)
-                }
+            let several = calls.len() > 1;
+            // Also if the function is found to be gone from it half-way.
+            let agent = route
+                .placement
+                .as_ref()
+                .filter(|_| several)
+                .map(|place| place.agent.clone());
+            for call in calls {
+                refused.extend(self.submit(&mut route, call, now, several).err());
             }
+            if let Some(agent) = agent {
+                agent.write_gathered();
+            }
+        }
+        for (replies, error) in refused {
+            replies.finish(Err(error));
+        }
+    }
+
+    fn submit(
+        &self,
+        route: &mut Route,
+        Invocation { trigger, replies }: Invocation,
+        now: Instant,
+        one_of_several: bool,
+    ) -> Result<(), (Box<dyn ReplySink>, InvokeError)> {
+        let limits = &self.spec.limits;
+        let submitted = match &route.placement {
+            Some(Placement { agent, function }) => {
+                let deadline = now + limits.wall_time + self.reply_grace;
+                agent.submit(*function, trigger, replies, deadline, one_of_several)
+            }
+            None => Submitted::Gone(trigger, replies),
         };
-        replies.finish(Err(error));
+        match submitted {
+            Submitted::Sent => Ok(()),
+            Submitted::Refused(replies, error) => Err((replies, error)),
+            Submitted::Gone(trigger, replies) => {
+                route.placement = None;
+                let error = match &route.phase {
+                    Phase::Ended(message) => InvokeError::new(ErrorKind::NotReady, message),
+                    Phase::Quarantined(message) => InvokeError::new(ErrorKind::Quarantined, message),
+                    Phase::Placed | Phase::Moving if route.waiting.len() < limits.queue_depth as usize => {
+                        route.waiting.push_back(Waiting {
+                            trigger,
+                            replies,
+                            until: now + limits.wall_time,
+                        });
+                        return Ok(());
+                    }
+                    Phase::Placed | Phase::Moving => {
+                        let message = "the function is being moved, and too many calls wait for it";
+                        InvokeError::new(ErrorKind::Overloaded, message)
+                    }
+                };
+                Err((replies, error))
+            }
+        }
     }
 
     /// Sends calls to a new place from now on, those that waited first.
@@ -150,7 +175,7 @@ impl Slot {
                 let deadline = call.until + self.reply_grace;
                 match placement
                     .agent
-                    .submit(placement.function, call.trigger, call.replies, deadline)
+                    .submit(placement.function, call.trigger, call.replies, deadline, false)
                 {
                     Submitted::Sent => {}
                     Submitted::Refused(replies, error) => refused.push((replies, error)),
@@ -279,7 +304,11 @@ pub(super) struct PoolFunction(pub(super) Arc<Slot>);
 
 impl Function for PoolFunction {
     fn invoke(&self, trigger: Trigger, replies: Box<dyn ReplySink>) {
-        self.0.invoke(trigger, replies);
+        self.0.invoke(std::iter::once(Invocation { trigger, replies }));
+    }
+
+    fn invoke_all(&self, calls: Vec<Invocation>) {
+        self.0.invoke(calls.into_iter());
     }
 }
 

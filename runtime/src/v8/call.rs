@@ -26,7 +26,11 @@ pub(super) type Answer = (Replies, Result<Reply, InvokeError>);
 
 /// Gives answers.
 pub(super) fn deliver(answers: &mut Vec<Answer>) {
+    let last = answers.pop();
     for (replies, outcome) in answers.drain(..) {
+        replies.finish_with_next(outcome);
+    }
+    if let Some((replies, outcome)) = last {
         replies.finish(outcome);
     }
 }

@@ -23,6 +23,7 @@ use super::rejections::Rejections;
 use super::stack_trace;
 use crate::engine::{FunctionSpec, LoadError};
 
+use self::call::LastSubject;
 use self::code::Code;
 use self::load::Evaluation;
 pub(super) use self::load::{LoadFailure, Loaded};
@@ -34,6 +35,7 @@ pub(super) struct Isolate {
     context: v8::Global<v8::Context>,
     api: Api,
     handler: Option<Handler>,
+    subject: LastSubject,
     code: Option<Code>,
     evaluation: Option<Evaluation>,
     host: Option<Rc<dyn OpHost>>,
@@ -99,6 +101,7 @@ impl Isolate {
             context,
             api,
             handler: None,
+            subject: LastSubject::default(),
             code: None,
             evaluation: None,
             host: None,

@@ -29,7 +29,7 @@ use crate::logs::LogLine;
 
 /// How long answers may gather, to be given together, while calls follow each other closely. Writing many at a time is
 /// cheaper for everyone on their way, and the answers of a function that takes longer than this wait for nothing.
-const ANSWERS_WAIT: Duration = Duration::from_micros(50);
+const ANSWERS_WAIT: Duration = Duration::from_micros(200);
 
 /// Batches of calls after which an isolate with nothing pending is polled all the same, for the tasks that V8 has left to
 /// be run on its thread.

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use nex_agent::link::{BULK_ROOM, CallId, FunctionId, NodeToAgent, SendError};
+use nex_runtime::engine::Limits;
 use nex_runtime::invocation::{ErrorKind, InvokeError, Reply, ReplySink, Trigger};
 
 use super::service::{Condition, died};
@@ -33,13 +34,14 @@ pub(in crate::agents) enum Submitted {
 const MAX_OVERDUE: usize = 16;
 
 impl Agent {
-    /// Hands a call to the agent.
+    /// Hands a call to the agent; if it is one of several, they leave with [`write_gathered`](Self::write_gathered).
     pub(in crate::agents) fn submit(
         &self,
         function: FunctionId,
         trigger: Trigger,
         replies: Box<dyn ReplySink>,
         deadline: Instant,
+        one_of_several: bool,
     ) -> Submitted {
         let (call, alone) = {
             let mut state = self.state.lock();
@@ -51,7 +53,7 @@ impl Agent {
                 return Submitted::Gone(trigger, replies);
             };
             let limits = &deployed.slot.spec.limits;
-            if deployed.in_flight >= max_in_flight(limits.queue_depth, limits.concurrency) {
+            if deployed.in_flight >= max_in_flight(limits) {
                 let error = InvokeError::new(
                     ErrorKind::Overloaded,
                     format!("{} calls are waiting", deployed.in_flight),
@@ -78,7 +80,9 @@ impl Agent {
             function,
             trigger,
         };
-        let sent = if alone {
+        let sent = if one_of_several {
+            self.outbox.gather(message, BULK_ROOM)
+        } else if alone {
             // The agent has nothing to do: write it here, at once. Calls that follow closely go out together.
             self.outbox.send_now(message, BULK_ROOM)
         } else {
@@ -96,6 +100,11 @@ impl Agent {
             Some(call) => Submitted::Refused(call.replies, error),
             None => Submitted::Sent,
         }
+    }
+
+    /// Sends what several calls have been submitted for.
+    pub(in crate::agents) fn write_gathered(&self) {
+        self.outbox.write_gathered();
     }
 
     /// The agent's last word on a call.
@@ -208,8 +217,9 @@ impl State {
 
 /// Calls the node lets one function have on an agent. The engine keeps the exact limits; this one bounds the memory of a
 /// node whose agent does not.
-fn max_in_flight(queue_depth: u32, concurrency: u32) -> usize {
-    2 * (queue_depth as usize + concurrency as usize)
+fn max_in_flight(limits: &Limits) -> usize {
+    let running = limits.concurrency as usize * limits.instances as usize;
+    2 * (limits.queue_depth as usize + running)
 }
 
 fn check_size(reply: Reply, limit: usize) -> Result<Reply, InvokeError> {

@@ -20,10 +20,12 @@ impl Isolate {
         }
         v8::scope_with_context!(scope, self.js.v8_isolate(), &self.context);
         v8::tc_scope!(let scope, scope);
+        let subject = self.subject.value(scope, &trigger.subject);
         let result = self
             .handler
             .as_ref()
-            .and_then(|handler| handler.call(scope, &self.api, key, deadline, trigger));
+            .zip(subject)
+            .and_then(|(handler, subject)| handler.call(scope, &self.api, key, deadline, subject, trigger));
         let awaited = result.and_then(|result| {
             if let Ok(promise) = v8::Local::<v8::Promise>::try_from(result) {
                 // Most promises of functions need nothing but their turn.
@@ -43,6 +45,27 @@ impl Isolate {
             scope.perform_microtask_checkpoint();
         }
         self.account.end_of_run();
+    }
+}
+
+/// The subject of the last call, which most functions get every time.
+#[derive(Default)]
+pub(super) struct LastSubject {
+    text: String,
+    /// Once it has come twice in a row.
+    value: Option<v8::Global<v8::String>>,
+}
+
+impl LastSubject {
+    fn value<'s>(&mut self, scope: &v8::PinScope<'s, '_>, subject: &str) -> Option<v8::Local<'s, v8::String>> {
+        let again = self.text == subject;
+        if let Some(value) = self.value.as_ref().filter(|_| again) {
+            return Some(v8::Local::new(scope, value));
+        }
+        let value = v8::String::new(scope, subject)?;
+        self.value = again.then(|| v8::Global::new(scope, value));
+        subject.clone_into(&mut self.text);
+        Some(value)
     }
 }
 
@@ -112,9 +135,10 @@ impl Handler {
         api: &Api,
         key: u32,
         deadline: Instant,
+        subject: v8::Local<'s, v8::String>,
         trigger: &Trigger,
     ) -> Option<v8::Local<'s, v8::Value>> {
-        let subject = v8::String::new(scope, &trigger.subject)?.into();
+        let subject = subject.into();
         let payload = convert::to_uint8_array(scope, &trigger.payload)?.into();
         match self {
             Self::Classic(function) => {

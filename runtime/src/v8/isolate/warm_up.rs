@@ -28,7 +28,8 @@ pub(super) fn run(scope: &mut v8::PinScope<'_, '_>, api: &Api) -> Option<()> {
         Handler::Classic(function.clone()),
         Handler::Module { function, receiver },
     ] {
-        handler.call(scope, api, 0, Instant::now(), &trigger)?;
+        let subject = v8::String::empty(scope);
+        handler.call(scope, api, 0, Instant::now(), subject, &trigger)?;
     }
     scope.perform_microtask_checkpoint();
     Some(())
