@@ -266,6 +266,7 @@ async fn calls_beyond_what_an_agent_may_hold_are_refused_at_once() {
     let limits = Limits {
         queue_depth: 3,
         concurrency: 2,
+        instances: 1,
         ..Limits::default()
     };
     let (keep, _host) = try_load(&pool, limited("keep", limits)).await;
