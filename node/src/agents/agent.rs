@@ -369,6 +369,11 @@ impl State {
         Ok(self.functions.get_mut(&function))
     }
 
+    /// Whether its drain may have come further: nobody is to be woken for an agent that just has nothing to do.
+    fn is_drained(&self) -> bool {
+        self.in_flight == 0 && matches!(self.condition, Condition::Draining(_))
+    }
+
     fn slots(&self) -> Vec<Arc<Slot>> {
         self.functions.values().map(|deployed| deployed.slot.clone()).collect()
     }

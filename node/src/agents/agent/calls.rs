@@ -112,7 +112,7 @@ impl Agent {
         let (taken, drained) = {
             let mut state = self.state.lock();
             let taken = state.take_call(call)?;
-            (taken, state.in_flight == 0)
+            (taken, state.is_drained())
         };
         // Late answers to calls the node has answered itself are dropped.
         if let Some(call) = taken {
