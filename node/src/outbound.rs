@@ -5,7 +5,7 @@
 //! so that messages of one sender never overtake each other.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_nats::client::traits::Publisher as _;
 use async_nats::message::OutboundMessage;
@@ -16,6 +16,16 @@ use tokio::sync::{Notify, mpsc};
 
 /// Messages that may wait beside the client's own queue. More are dropped: NATS has then been away for long.
 const OVERFLOW: usize = 65_536;
+
+/// Bytes that may wait there. Streamed replies, which a function makes without end, may use half of either, so that there
+/// is room for the last words of all others.
+const MAX_WAITING_BYTES: usize = 256 << 20;
+
+/// Largest message, in bytes, that goes to the client's own queue directly, which counts messages and not bytes.
+const MAX_DIRECT_BYTES: usize = 64 << 10;
+
+/// Bytes given to the client from the overflow before it is waited for until it has written them.
+const FLUSH_BYTES: usize = 32 << 20;
 
 /// A handle on a connection for senders that must not wait. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -29,8 +39,33 @@ pub(crate) struct Outbound {
 #[derive(Debug, Default)]
 struct Waiting {
     count: AtomicUsize,
+    /// Payloads and headers.
+    bytes: AtomicUsize,
+    /// Some were dropped since there were none, which has been said.
+    dropped: AtomicBool,
     /// Notified whenever there are none left.
     none: Notify,
+}
+
+impl Waiting {
+    /// Takes room for a message of so many bytes, if fewer than that many messages and bytes are there with it.
+    fn enter(&self, len: usize, max_count: usize, max_bytes: usize) -> bool {
+        let count = self.count.fetch_add(1, Ordering::AcqRel);
+        let bytes = self.bytes.fetch_add(len, Ordering::AcqRel);
+        let fits = count < max_count && bytes + len <= max_bytes;
+        if !fits {
+            self.leave(len);
+        }
+        fits
+    }
+
+    fn leave(&self, len: usize) {
+        self.bytes.fetch_sub(len, Ordering::AcqRel);
+        if self.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.dropped.store(false, Ordering::Release);
+            self.none.notify_waiters();
+        }
+    }
 }
 
 impl Outbound {
@@ -44,13 +79,20 @@ impl Outbound {
             waiting: waiting.clone(),
         };
         tokio::spawn(async move {
+            let mut unflushed = 0;
             while let Some(message) = messages.recv().await {
+                let len = wire_len(message.headers.as_ref(), &message.payload);
                 if let Err(error) = client.publish_message(message).await {
                     tracing::debug!(%error, "message not sent");
                 }
-                if waiting.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    waiting.none.notify_waiters();
+                unflushed += len;
+                if unflushed >= FLUSH_BYTES {
+                    unflushed = 0;
+                    if let Err(error) = client.flush().await {
+                        tracing::debug!(%error, "not flushed");
+                    }
                 }
+                waiting.leave(len);
             }
         });
         outbound
@@ -63,27 +105,50 @@ impl Outbound {
 
     /// Sends a message, now or as soon as there is room.
     pub(crate) fn send(&self, subject: Subject, headers: Option<HeaderMap>, payload: Bytes) {
+        let sent = self.offer(subject, headers, payload, OVERFLOW, MAX_WAITING_BYTES);
+        if !sent && !self.waiting.dropped.swap(true, Ordering::AcqRel) {
+            tracing::warn!("messages are dropped: too many wait for NATS");
+        }
+    }
+
+    /// Sends a message that others follow; false if NATS is so slow that there is no room for such.
+    pub(crate) fn send_streamed(&self, subject: Subject, headers: Option<HeaderMap>, payload: Bytes) -> bool {
+        self.offer(subject, headers, payload, OVERFLOW / 2, MAX_WAITING_BYTES / 2)
+    }
+
+    fn offer(
+        &self,
+        subject: Subject,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+        max_count: usize,
+        max_bytes: usize,
+    ) -> bool {
         let message = OutboundMessage {
             subject,
             reply: None,
             payload,
             headers,
         };
-        if self.waiting.count.load(Ordering::Acquire) == 0 {
+        if message.payload.len() <= MAX_DIRECT_BYTES && self.waiting.count.load(Ordering::Acquire) == 0 {
             match self.client.publish_message(message.clone()).now_or_never() {
-                Some(Ok(())) => return,
+                Some(Ok(())) => return true,
                 Some(Err(error)) => {
                     tracing::debug!(%error, subject = %message.subject, "message not sent");
-                    return;
+                    return true;
                 }
                 None => {}
             }
         }
-        self.waiting.count.fetch_add(1, Ordering::AcqRel);
-        if let Err(error) = self.overflow.try_send(message) {
-            self.waiting.count.fetch_sub(1, Ordering::AcqRel);
-            tracing::debug!(%error, "message dropped: too many wait for NATS");
+        let len = wire_len(message.headers.as_ref(), &message.payload);
+        if !self.waiting.enter(len, max_count, max_bytes) {
+            return false;
         }
+        let queued = self.overflow.try_send(message).is_ok();
+        if !queued {
+            self.waiting.leave(len);
+        }
+        queued
     }
 
     /// Waits until everything sent so far has left this process, for as long as NATS is away.
@@ -123,6 +188,7 @@ mod tests {
     use async_nats::ConnectOptions;
     use futures::StreamExt as _;
     use nex_host_services::nats_server::NatsServer;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -168,6 +234,51 @@ mod tests {
         }
         outbound.flush().await;
         assert_eq!(outbound.waiting.count.load(Ordering::Acquire), 0);
+    }
+
+    /// Connections are accepted, and nothing goes on until the gate is opened.
+    async fn gated(server: &NatsServer) -> (String, Arc<Notify>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        let upstream = server.url().trim_start_matches("nats://").to_owned();
+        let gate = Arc::new(Notify::new());
+        let opened = gate.clone();
+        tokio::spawn(async move {
+            opened.notified().await;
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let mut far = TcpStream::connect(&upstream).await.unwrap();
+                tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+            }
+        });
+        (url, gate)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn streams_are_refused_before_they_fill_memory_and_leave_room_for_last_replies() {
+        let server = NatsServer::start().unwrap();
+        let receiver = async_nats::connect(server.url()).await.unwrap();
+        let mut last = receiver.subscribe("last").await.unwrap();
+        receiver.flush().await.unwrap();
+        let (url, gate) = gated(&server).await;
+        let client = ConnectOptions::new()
+            .retry_on_initial_connect()
+            .connect(url)
+            .await
+            .unwrap();
+        let outbound = Outbound::new(client);
+
+        let chunk = Bytes::from(vec![0; 900_000]);
+        let stream = || outbound.send_streamed("stream".into(), None, chunk.clone());
+        let taken = (0..100_000).take_while(|_| stream()).count();
+        // What the overflow may hold, and what has gone on to the client.
+        let most = (MAX_WAITING_BYTES / 2 + FLUSH_BYTES) / chunk.len() + 2;
+        assert!((1..=most).contains(&taken), "{taken} streamed replies were taken");
+
+        outbound.send("last".into(), None, "of another".into());
+        gate.notify_one();
+        let message = tokio::time::timeout(Duration::from_secs(30), last.next()).await;
+        assert_eq!(message.unwrap().unwrap().payload, "of another");
     }
 
     #[test]
