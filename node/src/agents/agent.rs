@@ -67,8 +67,10 @@ struct State {
     last_call: u64,
     /// Calls not answered, including one whose sink is just in use.
     in_flight: usize,
-    /// Calls the node had to answer in its place.
+    /// Calls the node had to answer in its place, lately.
     overdue: usize,
+    /// When it had to answer the first of them.
+    overdue_since: Option<Instant>,
     /// Since when it has had no function.
     empty_since: Option<Instant>,
     /// The functions it had when it died, until somebody takes care of them.
@@ -138,6 +140,7 @@ impl Agent {
                 last_call: 0,
                 in_flight: 0,
                 overdue: 0,
+                overdue_since: None,
                 empty_since: None,
                 casualties: Vec::new(),
                 health: Health::default(),
