@@ -184,14 +184,6 @@ impl Agent {
         self.state.lock().functions.len()
     }
 
-    /// Whether it serves and has been without functions for so long.
-    pub(super) fn idle_for(&self, linger: Duration) -> bool {
-        let state = self.state.lock();
-        matches!(state.condition, Condition::Serving)
-            && state.functions.is_empty()
-            && state.empty_since.is_some_and(|since| since.elapsed() >= linger)
-    }
-
     // ---- functions ----
 
     /// Loads a function here, unless there are `max` already, and waits for the outcome.
