@@ -5,6 +5,8 @@
 
 mod calls;
 mod service;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -25,7 +25,7 @@ impl EventSink for Nothing {
     fn event(&self, _event: EngineEvent) {}
 }
 
-fn slot(name: &str, waiting_kib: &Arc<Semaphore>) -> Slot {
+pub(in crate::agents) fn slot(name: &str, waiting_kib: &Arc<Semaphore>) -> Slot {
     let spec = FunctionSpec {
         id: name.to_owned(),
         namespace: "ns".to_owned(),
