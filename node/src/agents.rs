@@ -96,7 +96,8 @@ impl Engine for AgentPool {
     fn load(&self, spec: FunctionSpec, host: FunctionHost) -> BoxFuture<'static, Result<Arc<dyn Function>, LoadError>> {
         let pool = self.pool.clone();
         let artifact = pool.ledger.record(&spec.namespace, &spec.source);
-        let slot = Arc::new(Slot::new(spec, host, artifact, pool.config.reply_grace));
+        let grace = pool.config.reply_grace;
+        let slot = Arc::new(Slot::new(spec, host, artifact, grace, pool.waiting_kib.clone()));
         // Made first, so that a dropped future undeploys as well.
         let function = PoolFunction(slot.clone());
         Box::pin(async move {

@@ -162,12 +162,22 @@ impl Guard {
         let starting = InvokeError::new(ErrorKind::NotReady, "the function is being started again");
         *self.function.write() = Err(starting);
         self.host.events.event(EngineEvent::Released);
-        match self.start().await {
-            Ok(()) | Err(LoadError::Quarantined(_)) => {}
-            Err(error) => {
-                let message = error.to_string();
-                *self.function.write() = Err(InvokeError::new(ErrorKind::NotReady, &message));
-                self.host.events.event(EngineEvent::Lost { message });
+        loop {
+            match self.start().await {
+                Ok(()) => return,
+                // Perhaps by another function with the same bytes, of which this one hears nothing.
+                Err(LoadError::Quarantined(_)) => {
+                    if let Some(quarantine) = self.artifact.quarantine() {
+                        return self.confine(quarantine);
+                    }
+                    // It has ended meanwhile.
+                }
+                Err(error) => {
+                    let message = error.to_string();
+                    *self.function.write() = Err(InvokeError::new(ErrorKind::NotReady, &message));
+                    self.host.events.event(EngineEvent::Lost { message });
+                    return;
+                }
             }
         }
     }
@@ -208,3 +218,6 @@ impl fmt::Debug for Guarded {
         f.debug_tuple("Guarded").field(&self.0.function()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -173,6 +173,7 @@ impl Subscription {
             subscription: self.clone(),
             started: now,
             finished: false,
+            cut: None,
             _call: self.calls.token(),
         };
         Invocation {

@@ -5,6 +5,8 @@
 
 mod calls;
 mod service;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -67,8 +69,10 @@ struct State {
     last_call: u64,
     /// Calls not answered, including one whose sink is just in use.
     in_flight: usize,
-    /// Calls the node had to answer in its place.
+    /// Calls the node had to answer in its place, lately.
     overdue: usize,
+    /// When it had to answer the first of them.
+    overdue_since: Option<Instant>,
     /// Since when it has had no function.
     empty_since: Option<Instant>,
     /// The functions it had when it died, until somebody takes care of them.
@@ -138,6 +142,7 @@ impl Agent {
                 last_call: 0,
                 in_flight: 0,
                 overdue: 0,
+                overdue_since: None,
                 empty_since: None,
                 casualties: Vec::new(),
                 health: Health::default(),
@@ -179,14 +184,6 @@ impl Agent {
 
     pub(super) fn function_count(&self) -> usize {
         self.state.lock().functions.len()
-    }
-
-    /// Whether it serves and has been without functions for so long.
-    pub(super) fn idle_for(&self, linger: Duration) -> bool {
-        let state = self.state.lock();
-        matches!(state.condition, Condition::Serving)
-            && state.functions.is_empty()
-            && state.empty_since.is_some_and(|since| since.elapsed() >= linger)
     }
 
     // ---- functions ----

@@ -7,16 +7,22 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use nex_agent::link::{BULK_ROOM, CallId, FunctionId, Message, NodeToAgent, SendError, max_pending_host_calls};
-use nex_runtime::host_services::{HostError, HostErrorCode, HostRequest, HostResponse};
+use nex_runtime::host_services::{HostError, HostErrorCode, HostRequest, HostResponse, Operation};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
 use super::agent::Agent;
 use super::error::Fault;
 
-/// KiB of request payloads one agent may have pending.
+/// KiB of requests one agent may have pending.
 const MAX_PENDING_KIB: usize = 256 << 10;
+
+/// KiB of results from stores that one agent may have on their way; room for 16 of the largest objects at once.
+const MAX_STORED_KIB: usize = 256 << 10;
+
+/// KiB of results from elsewhere that one agent may have on their way; room for 64 of the largest answers at once.
+const MAX_REMOTE_KIB: usize = 512 << 10;
 
 /// Bytes waiting for an agent beyond which it is not even told of errors: more than one largest result and the rest of
 /// an honest backlog.
@@ -27,14 +33,19 @@ const ERROR_ROOM: usize = NodeToAgent::LIMITS.payload + 4 * BULK_ROOM;
 pub(super) struct HostCalls {
     /// None once the agent is gone.
     running: Mutex<Option<HashMap<CallId, AbortHandle>>>,
-    payload_kib: Arc<Semaphore>,
+    request_kib: Arc<Semaphore>,
+    stored_kib: Arc<Semaphore>,
+    /// Apart from that for stores, which are quick: others may keep their room for long, and may need a store to answer.
+    remote_kib: Arc<Semaphore>,
 }
 
 impl Default for HostCalls {
     fn default() -> Self {
         Self {
             running: Mutex::new(Some(HashMap::new())),
-            payload_kib: Arc::new(Semaphore::new(MAX_PENDING_KIB)),
+            request_kib: Arc::new(Semaphore::new(MAX_PENDING_KIB)),
+            stored_kib: Arc::new(Semaphore::new(MAX_STORED_KIB)),
+            remote_kib: Arc::new(Semaphore::new(MAX_REMOTE_KIB)),
         }
     }
 }
@@ -77,8 +88,8 @@ pub(super) fn start(agent: &Arc<Agent>, function: FunctionId, call: CallId, requ
         let message = format!("{limit} host calls are pending already, which is the limit");
         return refused(HostErrorCode::LimitExceeded, &message);
     };
-    let kib = u32::try_from(request.payload.len() / 1024 + 1).unwrap_or(u32::MAX);
-    let Ok(memory) = agent.host_calls.payload_kib.clone().try_acquire_many_owned(kib) else {
+    let kib = kib(request.payload.len() + metadata_len(&request.operation));
+    let Ok(memory) = agent.host_calls.request_kib.clone().try_acquire_many_owned(kib) else {
         let message = "the host calls of this agent hold too much memory";
         return refused(HostErrorCode::LimitExceeded, message);
     };
@@ -93,18 +104,98 @@ pub(super) fn start(agent: &Arc<Agent>, function: FunctionId, call: CallId, requ
     let owner = agent.clone();
     // The lock is held until the task is entered in the table, so it cannot have ended before.
     let task = tokio::spawn(async move {
+        let room = ResultRoom::take(&owner.host_calls, &request.operation).await;
         // The service may already be doing its work when it is called, so that belongs inside, too.
         let outcome = AssertUnwindSafe(async { slot.host.services.call(request).await })
             .catch_unwind()
             .await;
         let outcome =
             outcome.unwrap_or_else(|_| Err(HostError::new(HostErrorCode::Internal, "the host service panicked")));
+        // Whatever it turned out to need is kept until the agent has it.
+        let (outcome, _room) = match (outcome, room) {
+            (Ok(response), Some(room)) => match room.fit(response.payload.len()) {
+                Ok(room) => (Ok(response), Some(room)),
+                Err(error) => (Err(error), None),
+            },
+            (outcome, _) => (outcome, None),
+        };
         answer(&owner, call, outcome).await;
         owner.host_calls.ended(call);
         drop((place, memory));
     });
     running.insert(call, task.abort_handle());
     Ok(())
+}
+
+/// Memory for the result of one call, within the bounds of its agent.
+struct ResultRoom {
+    bound: Arc<Semaphore>,
+    permit: OwnedSemaphorePermit,
+}
+
+impl ResultRoom {
+    /// Waits until there is room for as much as the operation usually returns at most; None where nothing comes back.
+    async fn take(calls: &HostCalls, operation: &Operation) -> Option<Self> {
+        const MIB: u32 = 1 << 10;
+        let (bound, kib) = match operation {
+            Operation::KvSet { .. }
+            | Operation::KvDelete { .. }
+            | Operation::ObjectPut { .. }
+            | Operation::ObjectDelete { .. }
+            | Operation::Publish { .. } => return None,
+            Operation::KvGet { .. } | Operation::KvKeys { .. } | Operation::ObjectList { .. } => {
+                (&calls.stored_kib, MIB)
+            }
+            Operation::ObjectGet { .. } => (&calls.stored_kib, 16 * MIB),
+            // Nothing is held while a reply is waited for, which may come from a function that asks itself.
+            Operation::Request { .. } => (&calls.remote_kib, 0),
+            Operation::RequestMany { .. } | Operation::Http { .. } => (&calls.remote_kib, 8 * MIB),
+        };
+        let permit = bound.clone().acquire_many_owned(kib).await.ok()?;
+        Some(Self {
+            bound: bound.clone(),
+            permit,
+        })
+    }
+
+    /// Gives back what the result does not need, or takes what it needs beyond what was expected, if there is that much.
+    fn fit(mut self, len: usize) -> Result<Self, HostError> {
+        let needed = kib(len) as usize;
+        let held = self.permit.num_permits();
+        if needed <= held {
+            drop(self.permit.split(held - needed));
+            return Ok(self);
+        }
+        let more = u32::try_from(needed - held).unwrap_or(u32::MAX);
+        match self.bound.clone().try_acquire_many_owned(more) {
+            Ok(more) => {
+                self.permit.merge(more);
+                Ok(self)
+            }
+            Err(_) => Err(HostError::new(
+                HostErrorCode::LimitExceeded,
+                "the results of this agent's host calls hold too much memory",
+            )),
+        }
+    }
+}
+
+/// Bytes in KiB, rounded up, and at least one.
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX)
+}
+
+/// Bytes of a request beside its payload. Names are short and not counted.
+fn metadata_len(operation: &Operation) -> usize {
+    let (target, headers) = match operation {
+        Operation::Http { url, headers, .. } => (url, headers),
+        Operation::Publish { subject, headers }
+        | Operation::Request { subject, headers, .. }
+        | Operation::RequestMany { subject, headers, .. } => (subject, headers),
+        _ => return 0,
+    };
+    let headers = headers.iter().map(|(name, value)| name.len() + value.len());
+    target.len() + headers.sum::<usize>()
 }
 
 async fn answer(agent: &Agent, call: CallId, outcome: Result<HostResponse, HostError>) {

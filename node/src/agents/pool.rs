@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +28,8 @@ use crate::quarantine::Ledger;
 pub(super) struct Pool {
     pub(super) config: AgentPoolConfig,
     pub(super) ledger: Ledger,
+    /// Memory for calls whose functions have no place at the moment.
+    pub(super) waiting_kib: Arc<Semaphore>,
     runtime: Handle,
     state: Mutex<State>,
     /// Told when an agent has become warm, or cannot.
@@ -56,6 +58,9 @@ struct State {
     closed: bool,
 }
 
+/// KiB of calls that may wait while their functions are moved.
+const MAX_WAITING_KIB: usize = 256 << 10;
+
 /// What calls are told from the beginning of a shutdown on.
 const SHUTTING_DOWN: &str = "the node is shutting down";
 
@@ -71,6 +76,7 @@ impl Pool {
         config.max_functions_per_agent = config.max_functions_per_agent.max(1);
         Arc::new(Self {
             ledger: Ledger::new(config.quarantine),
+            waiting_kib: Arc::new(Semaphore::new(MAX_WAITING_KIB)),
             config,
             runtime: Handle::current(),
             state: Mutex::default(),

@@ -2,6 +2,8 @@
 //! while it is being moved, into a bounded queue that its next agent is given.
 
 mod conduct;
+#[cfg(test)]
+pub(super) mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use nex_agent::link::FunctionId;
 use nex_runtime::engine::{Function, FunctionHost, FunctionSpec, Invocation};
 use nex_runtime::invocation::{ErrorKind, InvokeError, ReplySink, Trigger};
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::conduct::Blame;
@@ -25,6 +28,8 @@ pub(super) struct Slot {
     pub(super) host: FunctionHost,
     /// Time beyond the function's own limit before the node answers in its agent's place.
     reply_grace: Duration,
+    /// Bounds the calls of all functions that wait to be placed.
+    waiting_kib: Arc<Semaphore>,
     pub(super) conduct: Conduct,
     /// Cancelled when it takes no calls any more.
     pub(super) ended: CancellationToken,
@@ -63,6 +68,8 @@ struct Waiting {
     trigger: Trigger,
     replies: Box<dyn ReplySink>,
     until: Instant,
+    /// Its share of what may wait.
+    memory: OwnedSemaphorePermit,
 }
 
 /// What became of a placement.
@@ -77,11 +84,18 @@ pub(super) enum Installed {
 
 impl Slot {
     /// A function that is about to be placed for the first time.
-    pub(super) fn new(spec: FunctionSpec, host: FunctionHost, artifact: Arc<Record>, reply_grace: Duration) -> Self {
+    pub(super) fn new(
+        spec: FunctionSpec,
+        host: FunctionHost,
+        artifact: Arc<Record>,
+        reply_grace: Duration,
+        waiting_kib: Arc<Semaphore>,
+    ) -> Self {
         Self {
             spec,
             host,
             reply_grace,
+            waiting_kib,
             conduct: Conduct::new(artifact),
             ended: CancellationToken::new(),
             route: Mutex::new(Route {
@@ -139,22 +153,36 @@ impl Slot {
                 let error = match &route.phase {
                     Phase::Ended(message) => InvokeError::new(ErrorKind::NotReady, message),
                     Phase::Quarantined(message) => InvokeError::new(ErrorKind::Quarantined, message),
-                    Phase::Placed | Phase::Moving if route.waiting.len() < limits.queue_depth as usize => {
-                        route.waiting.push_back(Waiting {
-                            trigger,
-                            replies,
-                            until: now + limits.wall_time,
-                        });
-                        return Ok(());
-                    }
-                    Phase::Placed | Phase::Moving => {
-                        let message = "the function is being moved, and too many calls wait for it";
-                        InvokeError::new(ErrorKind::Overloaded, message)
-                    }
+                    Phase::Placed | Phase::Moving => match self.room_to_wait(route, &trigger) {
+                        Ok(memory) => {
+                            route.waiting.push_back(Waiting {
+                                trigger,
+                                replies,
+                                until: now + limits.wall_time,
+                                memory,
+                            });
+                            return Ok(());
+                        }
+                        Err(message) => InvokeError::new(ErrorKind::Overloaded, message),
+                    },
                 };
                 Err((replies, error))
             }
         }
+    }
+
+    /// Room for one more call that waits for a place, or why there is none.
+    fn room_to_wait(&self, route: &Route, trigger: &Trigger) -> Result<OwnedSemaphorePermit, &'static str> {
+        if route.waiting.len() >= self.spec.limits.queue_depth as usize {
+            return Err("the function is being moved, and too many calls wait for it");
+        }
+        let headers = trigger.headers.iter().map(|(name, value)| name.len() + value.len());
+        let bytes = trigger.payload.len() + headers.sum::<usize>();
+        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
+        self.waiting_kib
+            .clone()
+            .try_acquire_many_owned(kib)
+            .map_err(|_| "the function is being moved, and the calls that wait hold too much memory")
     }
 
     /// Sends calls to a new place from now on, those that waited first.
@@ -184,6 +212,7 @@ impl Slot {
                             trigger,
                             replies,
                             until: call.until,
+                            memory: call.memory,
                         });
                         route.placement = None;
                         break;

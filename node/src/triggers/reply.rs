@@ -11,7 +11,7 @@ use nex_runtime::invocation::{ErrorKind, InvokeError, Reply, ReplySink};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Subscription;
-use crate::outbound::wire_len;
+use crate::outbound::{Outbound, wire_len};
 
 /// Longest error text in a header, in bytes.
 const MAX_ERROR_BYTES: usize = 1_024;
@@ -31,15 +31,25 @@ pub(super) struct ReplyTo {
     pub(super) subscription: Arc<Subscription>,
     pub(super) started: Instant,
     pub(super) finished: bool,
+    /// Why the rest of its stream is not sent. The caller learns of it at the end.
+    pub(super) cut: Option<InvokeError>,
     /// Counts the call as unanswered.
     pub(super) _call: TaskTrackerToken,
 }
 
 impl ReplySink for ReplyTo {
     fn stream(&mut self, reply: Reply) {
-        if let Err(error) = self.send(reply) {
+        if self.cut.is_some() {
+            return;
+        }
+        match self.send(reply, Outbound::send_streamed) {
+            Ok(Some(true) | None) => {}
+            Ok(Some(false)) => {
+                let message = "the stream was cut: too many messages wait for NATS";
+                self.cut = Some(InvokeError::new(ErrorKind::Overloaded, message));
+            }
             // The function streams on; the caller learns by this message that its stream has a hole.
-            self.fail(&error);
+            Err(error) => self.fail(&error),
         }
     }
 
@@ -64,10 +74,16 @@ impl ReplyTo {
     fn conclude(&mut self, outcome: Result<Reply, InvokeError>) {
         self.finished = true;
         let elapsed = self.started.elapsed();
-        let sent = outcome.and_then(|reply| self.send(reply));
+        let sent = match self.cut.take() {
+            Some(error) => Err(error),
+            None => outcome.and_then(|reply| {
+                let send = |outbound: &Outbound, subject, headers, body| outbound.send(subject, headers, body);
+                self.send(reply, send)
+            }),
+        };
         let Subscription { subject, target, .. } = &*self.subscription;
         match sent {
-            Ok(()) => target.reporter.succeeded(subject, elapsed),
+            Ok(_) => target.reporter.succeeded(subject, elapsed),
             Err(error) => {
                 self.fail(&error);
                 target.reporter.failed(subject, elapsed, &error);
@@ -75,10 +91,14 @@ impl ReplyTo {
         }
     }
 
-    /// Sends a reply, if someone waits for one and it can be sent.
-    fn send(&self, reply: Reply) -> Result<(), InvokeError> {
+    /// Sends a reply in this way, if someone waits for one and it can be sent.
+    fn send<T>(
+        &self,
+        reply: Reply,
+        send: impl FnOnce(&Outbound, Subject, Option<HeaderMap>, Bytes) -> T,
+    ) -> Result<Option<T>, InvokeError> {
         let Some(reply_to) = &self.reply_to else {
-            return Ok(());
+            return Ok(None);
         };
         let headers = header_map(&reply.headers)?;
         let outbound = &self.subscription.target.outbound;
@@ -90,8 +110,7 @@ impl ReplyTo {
                 format!("the reply has {len} bytes with its headers, the server takes {limit}"),
             ));
         }
-        outbound.send(reply_to.clone(), headers, reply.body);
-        Ok(())
+        Ok(Some(send(outbound, reply_to.clone(), headers, reply.body)))
     }
 
     fn fail(&self, error: &InvokeError) {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use nex_node::agents::{AgentEvent, AgentPool, AgentState};
 use nex_runtime::engine::{EngineEvent, FunctionSpec, Limits, LoadError};
+use nex_runtime::host_services::{HostResponse, HostResult, Operation};
 use nex_runtime::invocation::{ErrorKind, Reply};
 use nex_runtime::logs::LogLevel;
 use rustix::process::Signal;
@@ -224,4 +225,45 @@ async fn a_flood_of_logs_is_cut_and_told_and_the_function_still_answers() {
     assert_eq!(told.text, "99000 log lines dropped: the limit is 1000 in 10 s");
     let reply = within(call(&flood, vec![0; 1])).await.unwrap();
     assert_eq!(text(&reply), "done");
+}
+
+#[tokio::test]
+async fn results_on_their_way_from_stores_are_bounded_in_bytes() {
+    const GETS: usize = 40;
+    let pool = v8().await;
+    let source = format!(
+        "export default async (msg, env) => {{
+            const objects = env.objects('files');
+            const gets = Array.from({{ length: {GETS} }}, (_, i) => objects.get(`${{i}}`));
+            await env.nats.publish('asked', '');
+            return (await Promise.all(gets)).length;
+        }}"
+    );
+    let (function, mut host) = load(&pool, &source).await;
+    let answer = start(&function, "");
+
+    // The one that brings nothing back does not have to wait; those before it have got as far as they can.
+    let mut waiting = Vec::new();
+    loop {
+        let call = within(host.calls.recv()).await.unwrap();
+        if matches!(call.request.operation, Operation::Publish { .. }) {
+            call.answer.send(Ok(HostResult::Done.into())).unwrap();
+            break;
+        }
+        waiting.push(call);
+    }
+    assert!((1..=16).contains(&waiting.len()), "{} objects at once", waiting.len());
+    // All get their turn.
+    for _ in 0..GETS {
+        let call = match waiting.pop() {
+            Some(call) => call,
+            None => within(host.calls.recv()).await.unwrap(),
+        };
+        let response = HostResponse {
+            result: HostResult::Value,
+            payload: Bytes::from_static(b"small"),
+        };
+        call.answer.send(Ok(response)).unwrap();
+    }
+    assert_eq!(text(&within(answer).await.unwrap().unwrap()), GETS.to_string());
 }

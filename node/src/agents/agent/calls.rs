@@ -1,6 +1,6 @@
 //! Calls on an agent: handed over, answered, and answered in the agent's place when it does not.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nex_agent::link::{BULK_ROOM, CallId, FunctionId, NodeToAgent, SendError};
 use nex_runtime::engine::Limits;
@@ -30,8 +30,11 @@ pub(in crate::agents) enum Submitted {
     Gone(Trigger, Box<dyn ReplySink>),
 }
 
-/// Calls answered in an agent's place before it is taken for broken.
+/// Calls answered in an agent's place, within [`OVERDUE_WINDOW`], before it is taken for broken.
 const MAX_OVERDUE: usize = 16;
+
+/// After this long, the calls it left unanswered are forgotten.
+const OVERDUE_WINDOW: Duration = Duration::from_secs(60);
 
 impl Agent {
     /// Hands a call to the agent; if it is one of several, they leave with [`write_gathered`](Self::write_gathered).
@@ -169,7 +172,16 @@ impl Agent {
                 .filter(|(_, call)| call.deadline <= now)
                 .map(|(&id, _)| id)
                 .collect();
-            state.overdue += late.len();
+            if !late.is_empty() {
+                if state
+                    .overdue_since
+                    .is_none_or(|since| now.saturating_duration_since(since) > OVERDUE_WINDOW)
+                {
+                    state.overdue = 0;
+                    state.overdue_since = Some(now);
+                }
+                state.overdue += late.len();
+            }
             let late: Vec<Call> = late.into_iter().filter_map(|id| state.remove_call(id)).collect();
             (late, state.overdue > MAX_OVERDUE)
         };

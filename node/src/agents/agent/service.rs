@@ -116,6 +116,31 @@ impl Agent {
                 }
             }
         }
+        self.tell_to_drain();
+    }
+
+    /// [Stops](Self::stop) it if it serves and has been without functions for so long; false if it does not or has not.
+    pub(in crate::agents) fn stop_if_idle(&self, linger: Duration, grace: Duration) -> bool {
+        {
+            // One look under one lock: a function may be coming.
+            let mut state = self.state.lock();
+            let idle = matches!(state.condition, Condition::Serving)
+                && state.functions.is_empty()
+                && state.empty_since.is_some_and(|since| since.elapsed() >= linger);
+            if !idle {
+                return false;
+            }
+            state.condition = Condition::Draining(Drain {
+                fault: Fault::Stopped,
+                until: Instant::now() + grace,
+                told: true,
+            });
+        }
+        self.tell_to_drain();
+        true
+    }
+
+    fn tell_to_drain(&self) {
         if let Err(error) = self.outbox.send(NodeToAgent::Drain) {
             tracing::debug!(agent = self.id, %error, "drain not sent");
         }

@@ -100,10 +100,9 @@ impl Pool {
 
     /// Ends an agent that has had no function for long.
     pub(in crate::agents) fn retire_if_idle(&self, agent: &Arc<Agent>) {
-        if agent.idle_for(self.config.idle_linger) {
-            self.withdraw(agent);
+        if agent.stop_if_idle(self.config.idle_linger, self.config.start_timeout) {
             // A deploy that has just chosen it is refused by it and chooses again.
-            agent.stop(self.config.start_timeout);
+            self.withdraw(agent);
         }
     }
 
