@@ -79,16 +79,18 @@ fn log(agent: &Agent, function: FunctionId, mut line: LogLine) -> Result<(), Fau
 const CUT_MARK: usize = 64;
 
 fn event(pool: &Arc<Pool>, agent: &Arc<Agent>, function: FunctionId, event: EngineEvent) -> Result<(), Fault> {
-    match &event {
-        EngineEvent::LimitHit(_) => {}
-        EngineEvent::Condemned { message } => {
-            let offender = agent.function(function)?.map(|(slot, _)| (function, slot));
-            pool.condemn(agent, offender, message);
-        }
+    let condemned = match &event {
+        EngineEvent::LimitHit(_) => None,
+        EngineEvent::Condemned { message } => Some(message.clone()),
         _ => return Err(Fault::Violation("event that is not an agent's to report")),
-    }
+    };
     if let Some(slot) = agent.admit_event(function)? {
         slot.host.events.event(event);
+    }
+    // After that, so that what follows from it is not reported before it.
+    if let Some(message) = condemned {
+        let offender = agent.function(function)?.map(|(slot, _)| (function, slot));
+        pool.condemn(agent, offender, &message);
     }
     Ok(())
 }

@@ -126,7 +126,11 @@ fn host_call(call: CallId, function: FunctionId) -> AgentToNode {
         call,
         function,
         request: HostRequest {
-            operation: Operation::KvKeys { bucket: None },
+            // Without a result, for which there might be no room.
+            operation: Operation::KvDelete {
+                bucket: None,
+                key: "key".to_owned(),
+            },
             payload: Bytes::new(),
         },
     }

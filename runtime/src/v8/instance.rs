@@ -228,13 +228,11 @@ impl Instance {
         !state.is_lost()
     }
 
-    /// When the running JavaScript must have ended.
+    /// When the running JavaScript must have ended; if it was terminated, the time of that.
     pub(super) fn entry_deadline(&self) -> Instant {
-        self.state
-            .lock()
-            .entry
-            .as_ref()
-            .map_or_else(Instant::now, |entry| entry.deadline)
+        let state = self.state.lock();
+        let entry = state.entry.as_ref();
+        entry.map_or_else(Instant::now, |entry| entry.terminated.unwrap_or(entry.deadline))
     }
 
     /// Ends an invocation; its answer joins those that wait to be given. Nothing happens when it was answered before.

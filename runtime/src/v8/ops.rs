@@ -168,7 +168,7 @@ fn op_nex_host_call_sync<'s>(
         let host = host(state);
         let call = host.services().call(request);
         // The watchdog is to end the invocation when its time is up, and not this call a moment before it.
-        block_until(call, host.deadline() + WATCHDOG_SLACK)
+        block_until(call, || host.deadline() + WATCHDOG_SLACK)
             .unwrap_or_else(|| Err(HostError::new(HostErrorCode::Timeout, "the invocation's time is up")))
     });
     Answer::new(outcome, &pending(state).host_calls)
@@ -369,11 +369,15 @@ fn op_nex_signal<'s>(
     pending(state).signals.borrow_mut().insert(id, controller);
 }
 
-/// Polls the future on this thread until it is done or the deadline has passed (`None`).
+/// Polls the future on this thread until it is done or its time is up (`None`), which may turn out to be sooner than it
+/// was when it began.
 ///
 /// The isolate's own runtime stands still meanwhile, which is what a synchronous call means; the future is driven by
 /// its own reactor elsewhere, as [`HostServices::call`] demands.
-fn block_until<F: Future>(future: F, deadline: Instant) -> Option<F::Output> {
+fn block_until<F: Future>(future: F, deadline: impl Fn() -> Instant) -> Option<F::Output> {
+    /// Well below the time that terminated code has to end.
+    const LOOK_EVERY: Duration = Duration::from_millis(50);
+
     struct Unpark(Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {
@@ -387,7 +391,7 @@ fn block_until<F: Future>(future: F, deadline: Instant) -> Option<F::Output> {
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             return Some(output);
         }
-        let left = deadline.checked_duration_since(Instant::now())?;
-        thread::park_timeout(left);
+        let left = deadline().checked_duration_since(Instant::now())?;
+        thread::park_timeout(left.min(LOOK_EVERY));
     }
 }
