@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::link::{AgentToNode, FunctionId, Health, Hello, LinkError, LinkReader, NodeToAgent, Outbox};
+use crate::link::{AgentToNode, FunctionId, Health, Hello, LinkError, LinkReader, NodeToAgent, Outbox, SendError};
 
 use calls::{Calls, LinkReply};
 use host::{HostCalls, LinkEvents, LinkHostServices, LinkLogs};
@@ -235,7 +235,12 @@ impl Session {
                     }
                 }
             };
-            send(&outbox, AgentToNode::DeployResult { function, result });
+            let answer = |result| outbox.send(AgentToNode::DeployResult { function, result });
+            if answer(result) == Err(SendError::TooLarge) {
+                _ = answer(Err(LoadError::Engine(
+                    "what it failed of is too long to be told".to_owned(),
+                )));
+            }
         });
     }
 

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use nex_runtime::engine::{EngineEvent, Limit, LimitHit, Limits, LoadError};
 use nex_runtime::harness::{Harness, HarnessFunction};
 use nex_runtime::invocation::{ErrorKind, Trigger};
+use nex_runtime::logs::LogSink;
 
 async fn load(source: &str) -> HarnessFunction {
     Harness::new().unwrap().load(source.to_owned()).await.unwrap()
@@ -486,6 +487,25 @@ async fn background_code_that_does_not_end_is_terminated() {
         tokio::task::yield_now().await;
     }
     assert_eq!(function.call("s", "").await.unwrap().body, "fine");
+}
+
+#[tokio::test]
+async fn what_wait_until_waits_for_ends_with_the_time_of_the_last_call() {
+    let source = "export default (msg, env, ctx) => {
+        setInterval(() => console.log('still here'), 10); ctx.waitUntil(new Promise(() => {})); return 'fine' }";
+    let logs: Arc<dyn LogSink> = Arc::new(|_line| {});
+    let held = Arc::downgrade(&logs);
+    let harness = short(Duration::from_millis(200)).log_sink(logs);
+    let function = harness.load(source).await.unwrap();
+    assert_eq!(function.call("s", "").await.unwrap().body, "fine");
+    drop((harness, function));
+    let ended = async {
+        while held.upgrade().is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(30), ended).await;
+    assert!(in_time.is_ok(), "the function goes on after it was dropped");
 }
 
 #[tokio::test]

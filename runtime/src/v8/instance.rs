@@ -70,6 +70,8 @@ struct State {
     awaiting: HashMap<u32, InFlight>,
     /// Answers that wait to be given, together.
     answers: Vec<Answer>,
+    /// The answer of an invocation that was ended while it streamed a reply.
+    owed: Option<Outcome>,
     entry: Option<Entry>,
     /// Counts entries and invocations, so that the watchdog sees whether they are those of its last look.
     entries: u64,
@@ -95,7 +97,8 @@ pub(super) enum Status {
 }
 
 struct InFlight {
-    replies: Replies,
+    /// `None` while a reply is being streamed.
+    replies: Option<Replies>,
     deadline: Instant,
     /// Processor time that is certainly its own, beside the entry that is going on.
     processor_time: Duration,
@@ -108,6 +111,8 @@ struct Entry {
     startup: bool,
     terminated: Option<Instant>,
 }
+
+type Outcome = Result<Reply, InvokeError>;
 
 /// What the watchdog saw when it last looked.
 #[derive(Default)]
@@ -206,7 +211,7 @@ impl Instance {
             deadline,
         } = call;
         let in_flight = InFlight {
-            replies,
+            replies: Some(replies),
             deadline,
             processor_time: Duration::ZERO,
         };
@@ -236,27 +241,30 @@ impl Instance {
     }
 
     /// Ends an invocation; its answer joins those that wait to be given. Nothing happens when it was answered before.
-    pub(super) fn finish(&self, key: u32, outcome: Result<Reply, InvokeError>) {
+    pub(super) fn finish(&self, key: u32, outcome: Outcome) {
         let mut state = self.state.lock();
         if let Some(call) = state.end(key) {
-            state.answers.push((call.replies, outcome));
+            state.answer(call, outcome);
         }
     }
 
-    /// Streams a reply, unless the invocation was answered before.
+    /// Streams a reply, unless the invocation was answered before. Called on the isolate's thread.
     pub(super) fn stream(&self, key: u32, reply: Reply) {
-        if let Some(call) = self.state.lock().find(key) {
-            call.replies.stream(reply);
+        let replies = self.state.lock().find(key).and_then(|call| call.replies.take());
+        let Some(mut replies) = replies else { return };
+        // It may wait for room, and the watchdog must not wait with it.
+        replies.stream(reply);
+        let mut state = self.state.lock();
+        if let Some(outcome) = state.owed.take() {
+            state.answers.push((replies, outcome));
+        } else if let Some(call) = state.find(key) {
+            call.replies = Some(replies);
         }
     }
 
     /// Ends all invocations in flight in the same way.
     pub(super) fn finish_all(&self, error: &InvokeError) {
-        let mut state = self.state.lock();
-        let calls = state.take_all();
-        state
-            .answers
-            .extend(calls.into_iter().map(|call| (call.replies, Err(error.clone()))));
+        self.state.lock().answer_all(error);
     }
 
     /// The answers that wait to be given; in exchange for an empty list.
@@ -285,10 +293,7 @@ impl Instance {
             entry.terminated = Some(Instant::now());
         }
         self.isolate.terminate_execution();
-        let calls = state.take_all();
-        state
-            .answers
-            .extend(calls.into_iter().map(|call| (call.replies, Err(error.clone()))));
+        state.answer_all(error);
     }
 
     /// Gives up on the running code: it gets the processor only when nobody else wants it. `false`: that was done before.
@@ -340,7 +345,7 @@ impl Instance {
             let Some(call) = state.end(key) else { continue };
             let hit = call.hit(now, limits);
             verdict.limit = Some(hit);
-            answers.push((call.replies, Err(error(hit))));
+            state.answer(call, Err(error(hit)));
             state.timed_out.push(key);
             if state.status == Status::Live {
                 state.status = Status::Retired;
@@ -375,7 +380,7 @@ impl Instance {
                     verdict.limit = Some(hit);
                     state.hit = Some(hit);
                     if let Some(call) = state.take_culprit() {
-                        answers.push((call.replies, Err(error(hit))));
+                        state.answer(call, Err(error(hit)));
                     }
                     self.stop(state, &discarded(hit));
                 }
@@ -475,10 +480,19 @@ impl State {
         })
     }
 
-    fn take_all(&mut self) -> Vec<InFlight> {
+    fn answer(&mut self, call: InFlight, outcome: Outcome) {
+        match call.replies {
+            Some(replies) => self.answers.push((replies, outcome)),
+            None => self.owed = Some(outcome),
+        }
+    }
+
+    fn answer_all(&mut self, error: &InvokeError) {
         let current = self.current.take().map(|(_, call)| call);
         let awaiting = mem::take(&mut self.awaiting).into_values();
-        current.into_iter().chain(awaiting).collect()
+        for call in current.into_iter().chain(awaiting) {
+            self.answer(call, Err(error.clone()));
+        }
     }
 
     /// Charges the processor time since the last look to the invocation that certainly used it, if there is one: it was

@@ -113,8 +113,12 @@ fn refused(specifier: &str) -> JsErrorBox {
     JsErrorBox::type_error(refusal(specifier))
 }
 
+/// Characters of a specifier that are shown.
+const MAX_SPECIFIER: usize = 200;
+
 /// What is said to every import.
 pub(super) fn refusal(specifier: &str) -> String {
+    let specifier: String = specifier.chars().take(MAX_SPECIFIER).collect();
     format!("cannot import {specifier:?}: a function is one file; bundle what it imports into it")
 }
 

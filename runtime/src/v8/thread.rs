@@ -68,6 +68,7 @@ pub(super) fn run(params: IsolateParams, assignment: oneshot::Receiver<Assignmen
             workload,
             instance,
             waiting: Cell::new(0),
+            waiting_until: Cell::new(None),
             answers: RefCell::default(),
             idle_since: Cell::new(None),
             unpolled: Cell::new(0),
@@ -107,6 +108,8 @@ struct Link {
     instance: Arc<Instance>,
     /// `waitUntil` promises not settled yet.
     waiting: Cell<u32>,
+    /// When they are no longer waited for: when the last call must have ended.
+    waiting_until: Cell<Option<Instant>>,
     /// An empty list with room, to be exchanged for the one with answers.
     answers: RefCell<Vec<Answer>>,
     /// Since when it has had nothing to do.
@@ -294,6 +297,14 @@ impl Link {
                 Served::Done => return Poll::Ready(()),
                 Served::Waiting => {
                     self.instance.set_last_used(u64::MAX);
+                    if self.instance.in_flight() == 0
+                        && let Some(until) = self.waiting_until.get()
+                    {
+                        nap.as_mut().reset(until.into());
+                        if nap.as_mut().poll(cx).is_ready() {
+                            cx.waker().wake_by_ref();
+                        }
+                    }
                     return Poll::Pending;
                 }
                 Served::Idle => {}
@@ -365,7 +376,9 @@ impl Link {
 
     /// What an instance that has nothing to run waits for. `quiet`: nothing is pending in its isolate.
     fn rest(&self, quiet: bool) -> Served {
-        let idle = self.instance.in_flight() == 0 && (quiet || self.waiting.get() == 0);
+        let waits =
+            !quiet && self.waiting.get() > 0 && self.waiting_until.get().is_some_and(|until| Instant::now() < until);
+        let idle = self.instance.in_flight() == 0 && !waits;
         match idle {
             true if self.workload.is_done_with(&self.instance) => Served::Done,
             true => Served::Idle,
@@ -383,6 +396,7 @@ impl Link {
                 Next::Call(Begun { key, trigger, deadline }) => {
                     served = true;
                     self.idle_since.set(None);
+                    self.waiting_until.set(self.waiting_until.get().max(Some(deadline)));
                     isolate.call(key, deadline, &trigger);
                     let now = Instant::now();
                     if now.duration_since(since) > ANSWERS_WAIT {
