@@ -186,8 +186,8 @@ pub struct Limits {
     pub queue_depth: u32,
     /// Invocations in flight in one instance while they await. Default 64, at least 1. Calls beyond it wait.
     pub concurrency: u32,
-    /// Instances of the function at a time; a second one starts when calls have to wait. Default 4, at least 1. Calls
-    /// beyond it wait.
+    /// Instances of the function at a time; another one starts when calls have waited for 20 ms, all those there are have
+    /// no time for them, and a processor is left. Default 4, at least 1. Calls beyond it wait.
     pub instances: u32,
     /// Time without calls after which an instance is dropped; the next call starts one, from the code cache.
     /// Default 60 s.
@@ -413,4 +413,7 @@ pub enum LoadError {
     /// The same code has cost too many processes, and is not loaded for a while.
     #[error("{0}")]
     Quarantined(String),
+    /// The engine has no room for an instance now.
+    #[error("{0}")]
+    Overloaded(String),
 }

@@ -60,8 +60,8 @@ pub struct V8Config {
     /// Bytes of JavaScript heap of the pooled isolates. Default 128 MiB. A function that is to have less gets an isolate
     /// that is made for it.
     pub heap_bytes: u64,
-    /// Bytes of stack of the pooled isolates. Default 984 KiB. A function that is to have another gets an isolate that is
-    /// made for it.
+    /// Bytes of stack of the pooled isolates. Default 984 KiB. A function that is to have more gets an isolate that is made
+    /// for it.
     pub stack_bytes: u32,
     /// Bytes of compiled code kept for functions that are started again. Default 64 MiB; 0 keeps none.
     pub code_cache_bytes: u64,
@@ -110,7 +110,7 @@ struct Shared {
     started: Instant,
 }
 
-/// Version of V8, for example `15.0.245.9-rusty`.
+/// Version of V8, for example `15.0.245.2-rusty`.
 #[must_use]
 pub fn version() -> &'static str {
     deno_core::v8::VERSION_STRING
@@ -172,12 +172,16 @@ impl Engine for V8Engine {
 impl Shared {
     /// Has an isolate load the function, and serve it from then on.
     fn assign(&self, workload: Arc<Workload>, report: Option<Report>) {
-        if self.residents.len() >= self.max_instances && self.residents.evict(1) == 0 {
+        let Some(place) = self.residents.take_place(self.max_instances) else {
             let message = format!("all {} instances that may be awake are at work", self.max_instances);
-            return workload.load_failed(Load::new(report), LoadError::Engine(message));
-        }
-        let assignment = Assignment { workload, report };
-        if let Err((Assignment { workload, report }, error)) = self.pool.assign(assignment) {
+            return workload.load_failed(Load::new(report), LoadError::Overloaded(message));
+        };
+        let assignment = Assignment {
+            workload,
+            report,
+            place,
+        };
+        if let Err((Assignment { workload, report, .. }, error)) = self.pool.assign(assignment) {
             workload.load_failed(Load::new(report), error);
         }
     }

@@ -16,6 +16,7 @@ use nex_runtime::engine::{EngineEvent, Limit, LimitHit, Limits, LoadError};
 use nex_runtime::harness::{Harness, HarnessFunction};
 use nex_runtime::invocation::{ErrorKind, Trigger};
 use nex_runtime::logs::LogSink;
+use nex_runtime::v8::{V8Config, V8Engine};
 
 async fn load(source: &str) -> HarnessFunction {
     Harness::new().unwrap().load(source.to_owned()).await.unwrap()
@@ -506,6 +507,37 @@ async fn what_wait_until_waits_for_ends_with_the_time_of_the_last_call() {
     };
     let in_time = tokio::time::timeout(Duration::from_secs(30), ended).await;
     assert!(in_time.is_ok(), "the function goes on after it was dropped");
+}
+
+#[tokio::test]
+async fn no_more_instances_are_awake_than_may_be() {
+    let harness = || {
+        let config = V8Config {
+            max_instances: 2,
+            ..V8Config::default()
+        };
+        Harness::with_engine(Arc::new(V8Engine::new(config).unwrap()))
+    };
+    let source = "export default async (msg) => { \
+                  if (msg.text() === 'work') await new Promise((done) => setTimeout(done, 3600_000)); return 'well' }";
+    let full = harness();
+    let (one, two) = (full.load(source).await.unwrap(), full.load(source).await.unwrap());
+    {
+        let mut at_work = Box::pin(futures::future::join(one.call("s", "work"), two.call("s", "work")));
+        assert!(futures::poll!(&mut at_work).is_pending());
+        // Both have been taken up when a call behind them is answered.
+        assert_eq!(one.call("s", "").await.unwrap().body, "well");
+        assert_eq!(two.call("s", "").await.unwrap().body, "well");
+        let refused = full.load(source).await.unwrap_err();
+        assert!(matches!(refused, LoadError::Overloaded(_)), "{refused:?}");
+    }
+    // Idle ones make room.
+    let idle = harness();
+    let functions = [idle.load(source).await.unwrap(), idle.load(source).await.unwrap()];
+    let third = idle.load(source).await.unwrap();
+    for function in functions.iter().chain([&third]) {
+        assert_eq!(function.call("s", "").await.unwrap().body, "well");
+    }
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ use crate::logs::{LogLevel, LogLine, LogSink};
 /// Calls an instance fetches at a time.
 const BATCH: usize = 64;
 
-/// A call that has waited this long gets its function another instance.
+/// A call that has waited this long gets its function another instance, if those it has are occupied.
 const SCALE_AFTER: Duration = Duration::from_millis(20);
 
 /// The handle that [`V8Engine`](super::V8Engine) gives out; dropping it ends the function once its calls have ended.
@@ -257,10 +257,11 @@ impl Workload {
                 std::mem::take(&mut queue.calls)
             }
         };
-        let answer = InvokeError::new(
-            ErrorKind::NotReady,
-            format!("the function could not be started: {error}"),
-        );
+        let kind = match error {
+            LoadError::Overloaded(_) => ErrorKind::Overloaded,
+            _ => ErrorKind::NotReady,
+        };
+        let answer = InvokeError::new(kind, format!("the function could not be started: {error}"));
         for call in calls {
             call.replies.finish(Err(answer.clone()));
         }

@@ -1,6 +1,7 @@
 //! The awake instances of an engine: how many there are, and which has been idle for the longest, should one have to make
 //! room.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -11,9 +12,14 @@ use super::instance::Instance;
 #[derive(Default)]
 pub(super) struct Residents {
     instances: Mutex<Vec<Weak<Instance>>>,
+    /// How many there are, with those on their way.
+    places: Arc<AtomicUsize>,
 }
 
-/// An instance's place among the residents; it is free when this is dropped.
+/// Room for an instance, from before it is started; it is free again when this is dropped.
+pub(super) struct Place(Arc<AtomicUsize>);
+
+/// An instance among the residents, until this is dropped.
 pub(super) struct Resident<'a> {
     residents: &'a Residents,
     instance: Weak<Instance>,
@@ -33,6 +39,14 @@ impl Residents {
         self.instances.lock().len()
     }
 
+    /// Room for one more instance. Where there are `max`, an idle one is asked to hibernate, and counts on until it has;
+    /// `None` when none is idle.
+    pub(super) fn take_place(&self, max: usize) -> Option<Place> {
+        let place = Place(Arc::clone(&self.places));
+        let before = self.places.fetch_add(1, Ordering::AcqRel);
+        (before < max || self.evict(1) > 0).then_some(place)
+    }
+
     /// Asks the idle instances that were used the longest ago, so many at most, to hibernate. Returns how many it asked.
     pub(super) fn evict(&self, count: usize) -> usize {
         let mut idle: Vec<(u64, Arc<Instance>)> = self
@@ -49,6 +63,12 @@ impl Residents {
             instance.evict();
         }
         idle.len()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

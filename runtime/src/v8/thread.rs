@@ -19,6 +19,7 @@ use super::heap::IsolateParams;
 use super::instance::{Instance, Load, Next, Report, Status};
 use super::isolate::{Isolate, LoadFailure, Loaded};
 use super::ops::OpHost;
+use super::residents::Place;
 use super::soft_limits::SoftLimitEvents;
 use super::thread_id::name_current_thread;
 use super::trim;
@@ -42,6 +43,8 @@ const TIDY_AFTER: Duration = Duration::from_secs(2);
 pub(super) struct Assignment {
     pub(super) workload: Arc<Workload>,
     pub(super) report: Option<Report>,
+    /// Its room among the instances that may be awake.
+    pub(super) place: Place,
 }
 
 /// The body of an isolate thread; it ends without a function when the pool is dropped.
@@ -52,9 +55,12 @@ pub(super) fn run(params: IsolateParams, assignment: oneshot::Receiver<Assignmen
     };
     runtime.block_on(async {
         let isolate = Isolate::new(params);
-        let Ok(Assignment { workload, report }) = assignment.await else {
-            return;
-        };
+        let Ok(assignment) = assignment.await else { return };
+        let Assignment {
+            workload,
+            report,
+            place: _place,
+        } = assignment;
         let mut isolate = match isolate {
             Ok(isolate) => isolate,
             Err(error) => return workload.load_failed(Load::new(report), LoadError::Engine(error.to_string())),
@@ -77,6 +83,7 @@ pub(super) fn run(params: IsolateParams, assignment: oneshot::Receiver<Assignmen
         match link.load(&mut isolate).await {
             Ok(()) => {
                 if let Some(load) = link.instance.end_load() {
+                    link.instance.set_last_used(engine.milliseconds(Instant::now()));
                     link.workload.instance_ready(&link.instance);
                     load.report(Ok(()));
                 }
@@ -396,6 +403,7 @@ impl Link {
                 Next::Call(Begun { key, trigger, deadline }) => {
                     served = true;
                     self.idle_since.set(None);
+                    self.instance.set_last_used(u64::MAX);
                     self.waiting_until.set(self.waiting_until.get().max(Some(deadline)));
                     isolate.call(key, deadline, &trigger);
                     let now = Instant::now();

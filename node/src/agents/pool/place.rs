@@ -36,6 +36,9 @@ const MAX_FIRST_ATTEMPTS: u32 = 3;
 /// Pause before another agent is tried in place of one that has just gone out of service.
 const RETRY_AFTER: Duration = Duration::from_millis(1);
 
+/// Pause before a function is tried again where an engine had no room for it.
+const ROOM_AFTER: Duration = Duration::from_millis(100);
+
 /// How often waiting calls are looked at while their function is moved.
 const EXPIRE_EVERY: Duration = Duration::from_millis(50);
 
@@ -242,6 +245,11 @@ impl Pool {
                 Ok(()) | Err(PlaceError::Ended) => return Ok(()),
                 Err(PlaceError::OutOfService) => {
                     tokio::time::sleep(RETRY_AFTER).await;
+                    continue;
+                }
+                // Which is not the function's fault, and passes.
+                Err(PlaceError::Load(LoadError::Overloaded(_))) => {
+                    tokio::time::sleep(ROOM_AFTER).await;
                     continue;
                 }
                 Err(PlaceError::Agent(error)) => error.to_string(),
