@@ -14,14 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use nex_agent::link::{
-    CallId, FunctionId, Health, MAX_EVENTS, NodeToAgent, Outbox, SendError, max_pending_host_calls, node_log_throttle,
-};
+use nex_agent::link::{CallId, FunctionId, Health, MAX_EVENTS, NodeToAgent, Outbox, SendError, node_log_throttle};
 use nex_runtime::engine::LoadError;
 use nex_runtime::log_limit::{Throttle, dropped_line};
 use nex_runtime::logs::LogLine;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::calls::Call;
@@ -29,7 +27,7 @@ pub(super) use self::calls::Submitted;
 use self::service::Condition;
 pub(super) use self::service::{Casualty, DrainStep, died};
 use super::error::Fault;
-use super::host_calls::HostCalls;
+use super::host_calls::{HostCalls, Share};
 use super::report::{AgentInfo, AgentState};
 use super::slot::{Placement, Slot};
 
@@ -90,8 +88,8 @@ struct Deployed {
     convicted: bool,
     logs: Throttle,
     events: Throttle,
-    /// Places for pending host calls.
-    host_calls: Arc<Semaphore>,
+    /// Its pending host calls.
+    host_calls: Arc<Share>,
 }
 
 /// What there is under an id that the agent named: nothing if it has been removed, a fault if it never was there.
@@ -253,7 +251,7 @@ impl Agent {
             convicted: false,
             logs: node_log_throttle(&slot.spec.limits),
             events: Throttle::new(MAX_EVENTS),
-            host_calls: Arc::new(Semaphore::new(max_pending_host_calls(&slot.spec.limits))),
+            host_calls: Arc::new(Share::of(&slot.spec.limits)),
         };
         state.functions.insert(function, deployed);
         Ok(function)
@@ -289,8 +287,8 @@ impl Agent {
         Ok(())
     }
 
-    /// The slot of a function, and its places for host calls; None if it was undeployed.
-    pub(super) fn function(&self, function: FunctionId) -> Known<(Arc<Slot>, Arc<Semaphore>)> {
+    /// The slot of a function, and what it may have pending of host calls; None if it was undeployed.
+    pub(super) fn function(&self, function: FunctionId) -> Known<(Arc<Slot>, Arc<Share>)> {
         let mut state = self.state.lock();
         let deployed = state.function(function)?;
         Ok(deployed.map(|deployed| (deployed.slot.clone(), deployed.host_calls.clone())))

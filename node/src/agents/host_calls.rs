@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use nex_agent::link::{BULK_ROOM, CallId, FunctionId, Message, NodeToAgent, SendError, max_pending_host_calls};
+use nex_runtime::engine::Limits;
 use nex_runtime::host_services::{HostError, HostErrorCode, HostRequest, HostResponse, Operation};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,6 +25,9 @@ const MAX_STORED_KIB: usize = 256 << 10;
 /// KiB of results from elsewhere that one agent may have on their way; room for 64 of the largest answers at once.
 const MAX_REMOTE_KIB: usize = 512 << 10;
 
+/// The part of it that one function may hold: its slow calls must not keep its neighbours from theirs.
+const SHARE: usize = 4;
+
 /// Bytes waiting for an agent beyond which it is not even told of errors: more than one largest result and the rest of
 /// an honest backlog.
 const ERROR_ROOM: usize = NodeToAgent::LIMITS.payload + 4 * BULK_ROOM;
@@ -34,9 +38,40 @@ pub(super) struct HostCalls {
     /// None once the agent is gone.
     running: Mutex<Option<HashMap<CallId, AbortHandle>>>,
     request_kib: Arc<Semaphore>,
+    results: ResultBudget,
+}
+
+/// Memory for results on their way, of one agent or one function.
+#[derive(Debug)]
+struct ResultBudget {
     stored_kib: Arc<Semaphore>,
     /// Apart from that for stores, which are quick: others may keep their room for long, and may need a store to answer.
     remote_kib: Arc<Semaphore>,
+}
+
+impl ResultBudget {
+    fn of(part: usize) -> Self {
+        Self {
+            stored_kib: Arc::new(Semaphore::new(MAX_STORED_KIB / part)),
+            remote_kib: Arc::new(Semaphore::new(MAX_REMOTE_KIB / part)),
+        }
+    }
+}
+
+/// What one function may have pending.
+#[derive(Debug)]
+pub(super) struct Share {
+    places: Arc<Semaphore>,
+    results: ResultBudget,
+}
+
+impl Share {
+    pub(super) fn of(limits: &Limits) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(max_pending_host_calls(limits))),
+            results: ResultBudget::of(SHARE),
+        }
+    }
 }
 
 impl Default for HostCalls {
@@ -44,8 +79,7 @@ impl Default for HostCalls {
         Self {
             running: Mutex::new(Some(HashMap::new())),
             request_kib: Arc::new(Semaphore::new(MAX_PENDING_KIB)),
-            stored_kib: Arc::new(Semaphore::new(MAX_STORED_KIB)),
-            remote_kib: Arc::new(Semaphore::new(MAX_REMOTE_KIB)),
+            results: ResultBudget::of(1),
         }
     }
 }
@@ -80,10 +114,10 @@ pub(super) fn start(agent: &Arc<Agent>, function: FunctionId, call: CallId, requ
         Err(SendError::Full) => Err(Fault::Violation("it asks and does not read the answers")),
         _ => Ok(()),
     };
-    let Some((slot, places)) = agent.function(function)? else {
+    let Some((slot, share)) = agent.function(function)? else {
         return refused(HostErrorCode::Unavailable, "the function is being stopped");
     };
-    let Ok(place) = places.try_acquire_owned() else {
+    let Ok(place) = share.places.clone().try_acquire_owned() else {
         let limit = max_pending_host_calls(&slot.spec.limits);
         let message = format!("{limit} host calls are pending already, which is the limit");
         return refused(HostErrorCode::LimitExceeded, &message);
@@ -104,7 +138,7 @@ pub(super) fn start(agent: &Arc<Agent>, function: FunctionId, call: CallId, requ
     let owner = agent.clone();
     // The lock is held until the task is entered in the table, so it cannot have ended before.
     let task = tokio::spawn(async move {
-        let room = ResultRoom::take(&owner.host_calls, &request.operation).await;
+        let room = ResultRoom::take(&share.results, &owner.host_calls.results, &request.operation).await;
         // The service may already be doing its work when it is called, so that belongs inside, too.
         let outcome = AssertUnwindSafe(async { slot.host.services.call(request).await })
             .catch_unwind()
@@ -127,30 +161,58 @@ pub(super) fn start(agent: &Arc<Agent>, function: FunctionId, call: CallId, requ
     Ok(())
 }
 
-/// Memory for the result of one call, within the bounds of its agent.
+/// Memory for the result of one call, within the bounds of its function and of its agent.
 struct ResultRoom {
+    parts: [Part; 2],
+}
+
+/// What it takes of one of the two.
+struct Part {
     bound: Arc<Semaphore>,
     permit: OwnedSemaphorePermit,
 }
 
 impl ResultRoom {
     /// Waits until there is room for as much as the operation usually returns at most; None where nothing comes back.
-    async fn take(calls: &HostCalls, operation: &Operation) -> Option<Self> {
+    async fn take(function: &ResultBudget, agent: &ResultBudget, operation: &Operation) -> Option<Self> {
         const MIB: u32 = 1 << 10;
-        let (bound, kib) = match operation {
+        let stored = [&function.stored_kib, &agent.stored_kib];
+        let remote = [&function.remote_kib, &agent.remote_kib];
+        let (bounds, kib) = match operation {
             Operation::KvSet { .. }
             | Operation::KvDelete { .. }
             | Operation::ObjectPut { .. }
             | Operation::ObjectDelete { .. }
             | Operation::Publish { .. } => return None,
-            Operation::KvGet { .. } | Operation::KvKeys { .. } | Operation::ObjectList { .. } => {
-                (&calls.stored_kib, MIB)
-            }
-            Operation::ObjectGet { .. } => (&calls.stored_kib, 16 * MIB),
+            Operation::KvGet { .. } | Operation::KvKeys { .. } | Operation::ObjectList { .. } => (stored, MIB),
+            Operation::ObjectGet { .. } => (stored, 16 * MIB),
             // Nothing is held while a reply is waited for, which may come from a function that asks itself.
-            Operation::Request { .. } => (&calls.remote_kib, 0),
-            Operation::RequestMany { .. } | Operation::Http { .. } => (&calls.remote_kib, 8 * MIB),
+            Operation::Request { .. } => (remote, 0),
+            Operation::RequestMany { .. } | Operation::Http { .. } => (remote, 8 * MIB),
         };
+        // The function's first: whoever waits for that holds nothing that others wait for.
+        let [function, agent] = bounds;
+        let function = Part::take(function, kib).await?;
+        let agent = Part::take(agent, kib).await?;
+        Some(Self {
+            parts: [function, agent],
+        })
+    }
+
+    /// Gives back what the result does not need, or takes what it needs beyond what was expected, if there is that much.
+    fn fit(mut self, len: usize) -> Result<Self, HostError> {
+        if self.parts.iter_mut().all(|part| part.fit(kib(len))) {
+            return Ok(self);
+        }
+        Err(HostError::new(
+            HostErrorCode::LimitExceeded,
+            "the results of the host calls that are pending hold too much memory",
+        ))
+    }
+}
+
+impl Part {
+    async fn take(bound: &Arc<Semaphore>, kib: u32) -> Option<Self> {
         let permit = bound.clone().acquire_many_owned(kib).await.ok()?;
         Some(Self {
             bound: bound.clone(),
@@ -158,25 +220,15 @@ impl ResultRoom {
         })
     }
 
-    /// Gives back what the result does not need, or takes what it needs beyond what was expected, if there is that much.
-    fn fit(mut self, len: usize) -> Result<Self, HostError> {
-        let needed = kib(len) as usize;
-        let held = self.permit.num_permits();
+    fn fit(&mut self, kib: u32) -> bool {
+        let (needed, held) = (kib as usize, self.permit.num_permits());
         if needed <= held {
             drop(self.permit.split(held - needed));
-            return Ok(self);
+            return true;
         }
         let more = u32::try_from(needed - held).unwrap_or(u32::MAX);
-        match self.bound.clone().try_acquire_many_owned(more) {
-            Ok(more) => {
-                self.permit.merge(more);
-                Ok(self)
-            }
-            Err(_) => Err(HostError::new(
-                HostErrorCode::LimitExceeded,
-                "the results of this agent's host calls hold too much memory",
-            )),
-        }
+        let more = self.bound.clone().try_acquire_many_owned(more);
+        more.map(|more| self.permit.merge(more)).is_ok()
     }
 }
 

@@ -9,7 +9,7 @@ use crate::agents::slot::tests::slot;
 fn agent() -> (Arc<Agent>, Arc<Slot>) {
     let (outbox, _) = Outbox::new(tokio::io::sink());
     let agent = Agent::new("agent".to_owned(), 1, "0".to_owned(), outbox);
-    let slot = Arc::new(slot("one", &Arc::new(Semaphore::new(1))));
+    let slot = Arc::new(slot("one", &Arc::new(tokio::sync::Semaphore::new(1))));
     let owner = Owner {
         namespace: "ns".to_owned(),
         workload: None,
