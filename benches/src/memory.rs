@@ -24,8 +24,9 @@ const GIB: f64 = (1 << 30) as f64;
 
 /// How long an instance stays awake where it is to stay awake.
 const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long memory must not have changed by more than [`STEADY_BYTES`] to count as settled, and the longest wait for it.
-const STEADY: Duration = Duration::from_secs(3);
+/// How long memory must not have changed by more than [`STEADY_BYTES`] to count as settled, and the longest wait for it: the
+/// engine collects garbage after two seconds and gives memory back some seconds after that.
+const STEADY: Duration = Duration::from_secs(8);
 const STEADY_BYTES: u64 = 256 << 10;
 const PATIENCE: Duration = Duration::from_secs(60);
 
