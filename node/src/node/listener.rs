@@ -83,9 +83,8 @@ impl Shared {
             let text = format!("the answer has {} bytes, the server takes {limit}", answer.len());
             answer = failure(request.response_type(), subject, text);
         }
-        if let Err(error) = self.client.publish(reply, answer.into()).await {
-            tracing::warn!(subject, %error, "control request not answered");
-        }
+        // Behind the events of what was done.
+        self.outbound.send(reply, None, answer.into());
     }
 
     /// The envelope to send, or nothing where silence is the answer.
