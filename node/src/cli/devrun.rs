@@ -37,7 +37,7 @@ The keys are $NEX_HOME/issuer.nk and publisher.xk, in ~/.nex by default; they ar
 Examples:
   nex devrun echo.js --trigger_subject greet.en --trigger_subject greet.fr
   nex devrun mailer.js SMTP_HOST=mail.example.com --trigger-subject 'mail.>'
-  nex devrun thumbs.js --trigger-subject thumbs --limit cpu_time=5s --limit heap=64MiB";
+  nex devrun thumbs.js --trigger-subject thumbs --limit cpu_time=200ms --limit heap=64MiB";
 
 /// Arguments of `nex devrun`.
 #[derive(Debug, clap::Args)]
