@@ -24,10 +24,10 @@ struct EngineArguments {
     /// Blank isolates kept ready
     #[arg(long, value_name = "N", default_value_t = V8Config::default().pool_size)]
     isolate_pool_size: usize,
-    /// JavaScript heap of the pooled isolates; functions with another heap limit get isolates of their own
+    /// JavaScript heap of the pooled isolates; functions with a lower heap limit get isolates of their own
     #[arg(long, value_name = "BYTES", default_value_t = V8Config::default().heap_bytes)]
     heap_bytes: u64,
-    /// Stack of the pooled isolates; functions with another stack limit get isolates of their own
+    /// Stack of the pooled isolates; functions with a higher stack limit get isolates of their own
     #[arg(long, value_name = "BYTES", default_value_t = V8Config::default().stack_bytes)]
     stack_bytes: u32,
     /// Compiled code kept for functions that are started again; 0 keeps none

@@ -153,7 +153,9 @@ pub struct FunctionHost {
 /// deploy may ask for others.
 ///
 /// Hard limits end the code wherever it is, answer its callers with an [`ErrorKind`] and discard the instance. Soft ones
-/// refuse what goes beyond them and let the code go on. Either way the engine reports [`EngineEvent::LimitHit`].
+/// refuse what goes beyond them and let the code go on. Either way the engine reports [`EngineEvent::LimitHit`], soft ones
+/// once a second; not so for `stack_bytes`, which V8 enforces by itself. What goes beyond the last three waits or ends
+/// without being a hit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Processor time of one invocation. Default 1 s. Hard.

@@ -1,4 +1,4 @@
-//! The V8 engine: one isolate on one OS thread for each function, from a pool of blank isolates.
+//! The V8 engine: one isolate on one OS thread for each instance of a function, from a pool of blank isolates.
 //!
 //! An isolate is made from our start-up snapshot before anybody needs it, belongs to one function for the rest of its
 //! life, and is thrown away with its thread when a limit was hit. A watchdog thread enforces deadlines from outside,

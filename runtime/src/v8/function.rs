@@ -16,6 +16,7 @@ use super::call::{Answer, Call, Replies, deliver};
 use super::code_cache::CodeCache;
 use super::instance::{Instance, Load, Report, Status, error};
 use super::loader::SourceFile;
+use super::soft_limits::SoftLimitEvents;
 use super::watchdog::Watched;
 use crate::engine::{
     EngineEvent, Function, FunctionHost, FunctionSpec, FunctionState, Invocation, Limit, LimitHit, Limits, LoadError,
@@ -82,6 +83,7 @@ struct Queue {
     starting: usize,
     last_key: u32,
     closed: bool,
+    soft_limits: SoftLimitEvents,
 }
 
 struct Member {
@@ -153,6 +155,7 @@ impl Workload {
         let depth = self.limits().queue_depth as usize;
         let mut refused = Vec::new();
         let mut start = false;
+        let mut overfull = None;
         let wake = {
             let mut queue = self.queue.lock();
             for Invocation { trigger, replies } in calls {
@@ -164,6 +167,13 @@ impl Workload {
                     trigger,
                     replies,
                     deadline,
+                });
+            }
+            if !refused.is_empty() {
+                overfull = queue.soft_limits.due(LimitHit {
+                    limit: Limit::QueueDepth,
+                    allowed: depth as u64,
+                    measured: (depth + refused.len()) as u64,
                 });
             }
             self.watch();
@@ -179,6 +189,9 @@ impl Workload {
         }
         if start {
             self.start_instance();
+        }
+        if let Some(hit) = overfull {
+            self.report_hit(hit);
         }
         for replies in refused {
             let message = format!("{depth} calls are waiting for this function already");

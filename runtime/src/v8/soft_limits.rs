@@ -1,38 +1,35 @@
-//! Events for limits that refuse and let the code go on. A function can hit them millions of times a second; whoever
-//! looks after it wants to hear of it once.
+//! Which hits of limits that refuse, and let the code go on, are to be reported. A function can hit them millions of times
+//! a second; whoever looks after it wants to hear of it once.
 
-use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use crate::engine::{EngineEvent, EventSink, LimitHit};
+use crate::engine::LimitHit;
 
 /// Time between two events for the same limit.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reports the soft limits that one instance hits, each at most once a second.
+/// The soft limits that one instance or queue hits, each to be reported at most once a second.
 #[derive(Debug, Default)]
 pub(super) struct SoftLimitEvents {
     /// The hits reported last, one for each limit.
-    reported: RefCell<Vec<(LimitHit, Instant)>>,
+    reported: Vec<(LimitHit, Instant)>,
 }
 
 impl SoftLimitEvents {
-    pub(super) fn hit(&self, hit: LimitHit, events: &dyn EventSink) {
-        if self.is_due(hit, Instant::now()) {
-            events.event(EngineEvent::LimitHit(hit));
-        }
+    /// The hit, if it is to be reported.
+    pub(super) fn due(&mut self, hit: LimitHit) -> Option<LimitHit> {
+        self.is_due(hit, Instant::now()).then_some(hit)
     }
 
-    fn is_due(&self, hit: LimitHit, now: Instant) -> bool {
-        let mut reported = self.reported.borrow_mut();
-        match reported.iter_mut().find(|(other, _)| other.limit == hit.limit) {
+    fn is_due(&mut self, hit: LimitHit, now: Instant) -> bool {
+        match self.reported.iter_mut().find(|(other, _)| other.limit == hit.limit) {
             Some((_, time)) if now.saturating_duration_since(*time) < INTERVAL => false,
             Some(known) => {
                 *known = (hit, now);
                 true
             }
             None => {
-                reported.push((hit, now));
+                self.reported.push((hit, now));
                 true
             }
         }
@@ -46,7 +43,7 @@ mod tests {
 
     #[test]
     fn each_limit_is_reported_once_a_second() {
-        let events = SoftLimitEvents::default();
+        let mut events = SoftLimitEvents::default();
         let start = Instant::now();
         let hit = |limit, measured| LimitHit {
             limit,

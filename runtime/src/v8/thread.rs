@@ -78,7 +78,7 @@ pub(super) fn run(params: IsolateParams, assignment: oneshot::Receiver<Assignmen
             answers: RefCell::default(),
             idle_since: Cell::new(None),
             unpolled: Cell::new(0),
-            soft_limits: SoftLimitEvents::default(),
+            soft_limits: RefCell::default(),
         });
         match link.load(&mut isolate).await {
             Ok(()) => {
@@ -123,7 +123,7 @@ struct Link {
     idle_since: Cell<Option<Instant>>,
     /// Batches of calls since the isolate was last polled.
     unpolled: Cell<u32>,
-    soft_limits: SoftLimitEvents,
+    soft_limits: RefCell<SoftLimitEvents>,
 }
 
 impl OpHost for Link {
@@ -136,7 +136,10 @@ impl OpHost for Link {
         &self.workload.spec.limits
     }
     fn limit_hit(&self, hit: LimitHit) {
-        self.soft_limits.hit(hit, &*self.workload.host.events);
+        let hit = self.soft_limits.borrow_mut().due(hit);
+        if let Some(hit) = hit {
+            self.workload.report_hit(hit);
+        }
     }
     fn log_open(&self) -> bool {
         let allowed = u64::from(self.limits().log_lines);
