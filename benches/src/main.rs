@@ -49,6 +49,10 @@ enum Command {
     Memory {
         #[command(flatten)]
         options: Options,
+        /// Only density, with the kernel merging pages that are alike, which it must have been set up to
+        /// (/sys/kernel/mm/ksm)
+        #[arg(long)]
+        merge_memory: bool,
     },
     /// Beside Node.js, workerd and Deno: an echo, and cold starts
     Rivals(rivals::Args),
@@ -106,9 +110,9 @@ async fn run(command: Command) -> Result<()> {
             let options = options.resolved();
             publish(&options, &runtime::run(&options).await?)
         }
-        Command::Memory { options } => {
+        Command::Memory { options, merge_memory } => {
             let options = options.resolved();
-            publish(&options, &memory::run(&options).await?)
+            publish(&options, &memory::run(&options, merge_memory).await?)
         }
         Command::Rivals(args) => rivals::run(args).await,
         Command::Bridge(args) => rivals::bridge::run(args).await,

@@ -24,11 +24,20 @@ const GIB: f64 = (1 << 30) as f64;
 
 /// How long an instance stays awake where it is to stay awake.
 const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long the functions of a burst stay awake: time to wake all of them.
+const BURST: Duration = Duration::from_secs(20);
 /// How long memory must not have changed by more than [`STEADY_BYTES`] to count as settled, and the longest wait for it: the
 /// engine collects garbage after two seconds and gives memory back some seconds after that.
 const STEADY: Duration = Duration::from_secs(8);
 const STEADY_BYTES: u64 = 256 << 10;
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the kernel says how it merges pages.
+const KSM: &str = "/sys/kernel/mm/ksm";
+/// Times that it must have looked at all memory: it merges what has not changed from one look to the next.
+const SCANS: u64 = 3;
+/// The longest wait for that.
+const SCAN_PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 /// How much of everything.
 struct Scale {
@@ -62,16 +71,30 @@ impl Scale {
     }
 }
 
-/// Runs it all and reports in Markdown.
-pub(crate) async fn run(options: &Options) -> Result<String> {
+/// Runs it all and reports in Markdown. With `merge_memory` only density, as it is when the kernel merges pages that are
+/// alike.
+pub(crate) async fn run(options: &Options, merge_memory: bool) -> Result<String> {
     let scale = Scale::of(options);
+    if merge_memory {
+        ensure!(
+            merging("run")? == 1,
+            "the kernel does not merge pages; as root: echo 1 > {KSM}/run"
+        );
+    }
     let mut machine = report::machine();
     // First what is spoilt by what others leave behind.
-    let mut body = density(&scale).await?;
-    body += &burst(&scale).await?;
-    body += &churn(&scale).await?;
+    let mut body = density(&scale, merge_memory).await?;
+    if !merge_memory {
+        body += &burst(&scale).await?;
+        body += &churn(&scale).await?;
+    }
     machine.finish();
-    Ok(report::heading("Memory", &machine.facts()) + &body)
+    let title = if merge_memory {
+        "Memory, with pages merged"
+    } else {
+        "Memory"
+    };
+    Ok(report::heading(title, &machine.facts()) + &body)
 }
 
 /// Functions of one engine, each loaded and called once.
@@ -83,9 +106,10 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn new(hibernate_after: Duration) -> Result<Self> {
+    fn new(hibernate_after: Duration, merge_memory: bool) -> Result<Self> {
         let config = V8Config {
             max_instances: 2_000,
+            merge_memory,
             ..V8Config::default()
         };
         Ok(Self {
@@ -163,12 +187,15 @@ async fn call(function: &Arc<dyn Function>) -> Result<()> {
 }
 
 /// Memory of this process by the number of functions in it, awake and hibernated.
-async fn density(scale: &Scale) -> Result<String> {
+async fn density(scale: &Scale, merge_memory: bool) -> Result<String> {
     let mut table = Table::new(&["functions", "PSS MiB", "KiB each more", "per GiB", "threads"]);
-    let mut crowd = Crowd::new(FOR_EVER)?;
+    let mut crowd = Crowd::new(FOR_EVER, merge_memory)?;
     let mut points = Vec::new();
     for &count in &scale.awake {
         crowd.grow_to(count).await?;
+        if merge_memory {
+            merged().await?;
+        }
         let bytes = settled().await?;
         points.push((count, bytes));
         table.row(&density_row("awake", &points, count)?);
@@ -185,7 +212,7 @@ async fn density(scale: &Scale) -> Result<String> {
         start.elapsed().as_secs_f64() * 1e3
     );
     drop(crowd);
-    let mut crowd = Crowd::new(Duration::from_millis(100))?;
+    let mut crowd = Crowd::new(Duration::from_millis(100), merge_memory)?;
     let mut points = Vec::new();
     for &count in &scale.hibernated {
         crowd.grow_to(count).await?;
@@ -228,7 +255,7 @@ fn density_row(what: &str, points: &[(usize, u64)], count: usize) -> Result<Vec<
     ])
 }
 
-/// Many functions awake at once, and then dropped.
+/// Many functions awake at once, and then hibernated.
 async fn burst(scale: &Scale) -> Result<String> {
     let mut table = Table::new(&["", "RSS MiB", "threads", "file descriptors"]);
     let mut row = |what: &str, bytes: u64| -> Result<()> {
@@ -240,22 +267,25 @@ async fn burst(scale: &Scale) -> Result<String> {
         ]);
         Ok(())
     };
-    let mut crowd = Crowd::new(FOR_EVER)?;
+    let mut crowd = Crowd::new(BURST, false)?;
     crowd.grow_to(1).await?;
-    let before = {
-        settled().await?;
-        resident()?
-    };
+    crowd.wait_for(0).await?;
+    settled().await?;
+    let before = resident()?;
     row("before", before)?;
     for round in 1..=3 {
         crowd.grow_to(scale.burst).await?;
-        settled().await?;
+        // One after the other, as they were started: each has the processor to itself.
+        for function in &crowd.functions {
+            call(function).await?;
+        }
+        crowd.wait_for(u32::try_from(scale.burst)?).await?;
         row(&format!("round {round}: {} awake", scale.burst), resident()?)?;
-        crowd.functions.truncate(1);
+        crowd.wait_for(0).await?;
         settled().await?;
         let after = resident()?;
         let more = (after as f64 / before as f64 - 1.0) * 100.0;
-        row(&format!("round {round}: dropped ({more:+.0} %)"), after)?;
+        row(&format!("round {round}: hibernated ({more:+.0} %)"), after)?;
     }
     Ok(format!("### A burst\n\n{}\n", table.finish()))
 }
@@ -268,7 +298,7 @@ async fn churn(scale: &Scale) -> Result<String> {
         "threads",
         "file descriptors",
     ]);
-    let crowd = Crowd::new(FOR_EVER)?;
+    let crowd = Crowd::new(FOR_EVER, false)?;
     let step = (scale.churn / 10).max(1);
     let mut alive = VecDeque::new();
     for number in 0..=scale.churn {
@@ -302,6 +332,26 @@ async fn settled() -> Result<u64> {
             return Ok(now);
         }
     }
+}
+
+/// Waits until the kernel has looked at all memory a few times.
+async fn merged() -> Result<()> {
+    let start = Instant::now();
+    let before = merging("full_scans")?;
+    while merging("full_scans")? < before + SCANS {
+        ensure!(
+            start.elapsed() < SCAN_PATIENCE,
+            "the kernel merges pages too slowly; raise {KSM}/pages_to_scan"
+        );
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    Ok(())
+}
+
+fn merging(name: &str) -> Result<u64> {
+    let file = format!("{KSM}/{name}");
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
+    Ok(text.trim().parse()?)
 }
 
 /// Proportional set size of this process, in bytes.
