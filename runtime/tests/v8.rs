@@ -412,6 +412,16 @@ async fn a_full_queue_answers_overloaded() {
         "{kinds:?}"
     );
     assert!(kinds.contains(&ErrorKind::WallTimeout), "{kinds:?}");
+    let told = function.events().into_iter().filter(|event| {
+        matches!(
+            event,
+            EngineEvent::LimitHit(LimitHit {
+                limit: Limit::QueueDepth,
+                ..
+            })
+        )
+    });
+    assert_eq!(told.count(), 1, "once a second, not for each call");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use nex_agent::link::{BULK_ROOM, CallId, FunctionId, Message, NodeToAgent, SendE
 use nex_runtime::engine::Limits;
 use nex_runtime::host_services::{HostError, HostErrorCode, HostRequest, HostResponse, Operation};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
@@ -108,8 +109,14 @@ impl HostCalls {
     }
 }
 
-/// Starts one call of a function on this agent. Its answer goes back over the link.
-pub(super) fn start(agent: &Arc<Agent>, function: FunctionId, call: CallId, request: HostRequest) -> Result<(), Fault> {
+/// Starts one call of a function on this agent, on this runtime. Its answer goes back over the link.
+pub(super) fn start(
+    runtime: &Handle,
+    agent: &Arc<Agent>,
+    function: FunctionId,
+    call: CallId,
+    request: HostRequest,
+) -> Result<(), Fault> {
     let refused = |code, message: &str| match answer_error(agent, call, HostError::new(code, message)) {
         Err(SendError::Full) => Err(Fault::Violation("it asks and does not read the answers")),
         _ => Ok(()),
@@ -137,7 +144,7 @@ pub(super) fn start(agent: &Arc<Agent>, function: FunctionId, call: CallId, requ
     }
     let owner = agent.clone();
     // The lock is held until the task is entered in the table, so it cannot have ended before.
-    let task = tokio::spawn(async move {
+    let task = runtime.spawn(async move {
         let room = ResultRoom::take(&share.results, &owner.host_calls.results, &request.operation).await;
         // The service may already be doing its work when it is called, so that belongs inside, too.
         let outcome = AssertUnwindSafe(async { slot.host.services.call(request).await })

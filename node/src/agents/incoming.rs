@@ -38,7 +38,7 @@ fn handle(pool: &Arc<Pool>, agent: &Arc<Agent>, message: AgentToNode) -> Result<
             call,
             function,
             request,
-        } => host_calls::start(agent, function, call, request),
+        } => host_calls::start(&pool.runtime, agent, function, call, request),
         AgentToNode::HostCancel { call } => {
             agent.host_calls.cancel(call);
             Ok(())

@@ -30,7 +30,8 @@ pub(super) struct Pool {
     pub(super) ledger: Ledger,
     /// Memory for calls whose functions have no place at the moment.
     pub(super) waiting_kib: Arc<Semaphore>,
-    runtime: Handle,
+    /// Where everything runs that takes its time.
+    pub(super) runtime: Handle,
     state: Mutex<State>,
     /// Told when an agent has become warm, or cannot.
     warmed: Notify,

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use nex_agent::link::NodeToAgent;
 use tokio::process::Child;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::agent::{Agent, DrainStep};
 use super::error::{Fault, describe, exit_code};
 use super::pool::Pool;
 use super::process::LastWords;
+use crate::data_plane;
 
 /// How long the answers a dead agent has left in its socket are waited for.
 const READ_OUT: Duration = Duration::from_millis(100);
@@ -25,9 +27,10 @@ const BEATS: u32 = 5;
 
 /// Looks after an agent until its process is gone.
 pub(super) async fn supervise(pool: Arc<Pool>, agent: Arc<Agent>, mut child: Child, mut last_words: LastWords) {
-    let mut pulse = Pulse::new(pool.config.heartbeat_timeout);
-    let mut tick = tokio::time::interval(pulse.interval);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let timeout = pool.config.heartbeat_timeout;
+    // Where its frames are read: while that thread is kept from running, it is the node that does not listen.
+    let mut silence = AbortOnDropHandle::new(data_plane::handle().spawn(silence(agent.clone(), timeout)));
+    let mut tick = heartbeats(timeout);
     loop {
         tokio::select! {
             biased;
@@ -41,11 +44,12 @@ pub(super) async fn supervise(pool: Arc<Pool>, agent: Arc<Agent>, mut child: Chi
                 break;
             }
             () = agent.progress.notified() => {}
+            silence = &mut silence => {
+                // It cannot fail: nobody else aborts it.
+                pool.fail(&agent, Fault::Silent(silence.unwrap_or(timeout)));
+                break;
+            }
             _ = tick.tick() => {
-                if let Some(silence) = pulse.beat(&agent) {
-                    pool.fail(&agent, Fault::Silent(silence));
-                    break;
-                }
                 if agent.sweep(Instant::now()) {
                     pool.condemn(&agent, None, "it left too many calls unanswered");
                 }
@@ -89,42 +93,35 @@ pub(super) async fn supervise(pool: Arc<Pool>, agent: Arc<Agent>, mut child: Chi
     pool.ended(&agent, message, code, expected);
 }
 
-/// Counts heartbeats without an answer.
-struct Pulse {
-    interval: Duration,
-    last: Instant,
-    missed: u32,
-    nonce: u64,
+/// A timer for the pings of an agent that may be silent for so long.
+fn heartbeats(timeout: Duration) -> Interval {
+    // A timer of nothing is no timer.
+    let mut beats = tokio::time::interval((timeout / BEATS).max(Duration::from_millis(1)));
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    beats
 }
 
-impl Pulse {
-    fn new(timeout: Duration) -> Self {
-        Self {
-            // A timer of nothing is no timer.
-            interval: (timeout / BEATS).max(Duration::from_millis(1)),
-            last: Instant::now(),
-            missed: 0,
-            nonce: 0,
-        }
-    }
-
-    /// Pings the agent; returns for how long it has been silent if that is too long.
-    fn beat(&mut self, agent: &Agent) -> Option<Duration> {
+/// Pings an agent until it has been silent for too long, and tells for how long.
+async fn silence(agent: Arc<Agent>, timeout: Duration) -> Duration {
+    let mut beats = heartbeats(timeout);
+    let mut last = Instant::now();
+    let mut missed = 0;
+    for nonce in 1.. {
+        beats.tick().await;
         // A node that was itself kept from running has not listened either.
-        let deaf = self.last.elapsed() > 2 * self.interval;
-        self.last = Instant::now();
+        let deaf = last.elapsed() > 2 * beats.period();
+        last = Instant::now();
         if agent.heard.swap(false, Ordering::Relaxed) {
-            self.missed = 0;
+            missed = 0;
         } else if !deaf {
-            self.missed += 1;
+            missed += 1;
         }
-        if self.missed >= BEATS {
-            return Some(self.interval * self.missed);
+        if missed >= BEATS {
+            break;
         }
-        self.nonce += 1;
-        if let Err(error) = agent.outbox.send(NodeToAgent::Ping { nonce: self.nonce }) {
+        if let Err(error) = agent.outbox.send(NodeToAgent::Ping { nonce }) {
             tracing::debug!(agent = agent.id, %error, "ping not sent");
         }
-        None
     }
+    beats.period() * missed
 }

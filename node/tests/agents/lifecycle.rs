@@ -6,9 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use nex_node::agents::{AgentError, AgentEvent, AgentPool, AgentPoolConfig, AgentState, Isolation};
-use nex_runtime::engine::{Engine, EngineEvent, Limit, LimitHit, LoadError};
-use nex_runtime::host_services::{HostErrorCode, HostResponse, HostResult, Operation};
+use nex_runtime::engine::{Engine, EngineEvent, FunctionHost, Limit, LimitHit, LoadError};
+use nex_runtime::host_services::{
+    HostError, HostErrorCode, HostRequest, HostResponse, HostResult, HostServices, Operation,
+};
 use nex_runtime::invocation::{ErrorKind, Reply};
 use tokio::sync::mpsc;
 
@@ -95,6 +98,34 @@ async fn a_host_service_that_panics_and_a_result_too_large_are_errors_of_the_cal
     _ = within(host.calls.recv()).await.unwrap().answer.send(Ok(response));
     let error = within(answer).await.unwrap().unwrap_err();
     assert!(error.message.contains(HostErrorCode::LimitExceeded.as_str()), "{error}");
+}
+
+#[tokio::test]
+async fn a_host_service_that_hogs_its_thread_costs_no_agent() {
+    struct Hog(Duration);
+    impl HostServices for Hog {
+        fn call(&self, _: HostRequest) -> BoxFuture<'static, Result<HostResponse, HostError>> {
+            let time = self.0;
+            Box::pin(async move {
+                std::thread::sleep(time);
+                Ok(HostResult::Done.into())
+            })
+        }
+    }
+    let mut config = config("toy");
+    config.heartbeat_timeout = Duration::from_millis(200);
+    let hog = Hog(5 * config.heartbeat_timeout);
+    let pool = AgentPool::start(config).await.unwrap();
+    let (who, _host) = load(&pool, "pid").await;
+    let before = pid(&who).await;
+    let (host, _test) = host();
+    let host = FunctionHost {
+        services: Arc::new(hog),
+        ..host
+    };
+    let gate = pool.load(spec("ns", "gate", "gate"), host).await.unwrap();
+    within(call(&gate, "k")).await.unwrap();
+    assert_eq!(pid(&who).await, before);
 }
 
 #[tokio::test]

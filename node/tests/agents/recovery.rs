@@ -100,20 +100,17 @@ async fn calls_do_not_wait_longer_than_they_may_run() {
 }
 
 #[tokio::test]
-async fn a_silent_agent_is_noticed_within_a_second() {
+async fn a_silent_agent_is_noticed_and_replaced() {
     let pool = toys().await;
     let mut events = pool.subscribe();
     let (keep, _host) = load(&pool, "keep").await;
     let (who, _host) = load(&pool, "pid").await;
     let before = pid(&who).await;
     let held = start(&keep, "");
-    let began = Instant::now();
     signal(before, Signal::STOP);
     let error = within(held).await.unwrap().unwrap_err();
-    let noticed = began.elapsed();
     assert_eq!(error.kind, ErrorKind::NotReady);
     assert!(error.message.contains("silence"), "{error}");
-    assert!(noticed < Duration::from_secs(1), "{noticed:?}");
     assert_ne!(within(pid(&who)).await, before);
     let (message, code) = stopped(&mut events).await;
     assert!(message.contains("silence"), "{message}");
