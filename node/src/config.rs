@@ -59,8 +59,8 @@ pub struct NodeConfig {
     /// Default `null`: never.
     pub agent_memory_high_bytes: Option<NonZeroU64>,
     /// Lets the kernel merge pages of an agent that are alike (KSM), if the machine is set up to
-    /// (`/sys/kernel/mm/ksm/run`): nearly half as many functions again fit (`benches/RESULTS.md`). Functions of a namespace might then tell by the time it
-    /// takes to write to a page what others have in memory. Default false.
+    /// (`/sys/kernel/mm/ksm/run`): nearly half as many functions again fit (`benches/RESULTS.md`). Functions of a
+    /// namespace might then tell by the time it takes to write to a page what others have in memory. Default false.
     pub merge_agent_memory: bool,
     /// Instances awake in each agent. Default 1,000: V8 needs some 32 memory mappings for each, of which Linux allows a
     /// process 65,530.
