@@ -19,6 +19,8 @@ pub(super) struct Pool {
     config: V8Config,
     /// The oldest first, which is the most likely to be ready.
     blanks: Mutex<VecDeque<Blank>>,
+    /// Held by the one that refills, so that several at once do not make too many.
+    refilling: Mutex<()>,
 }
 
 impl Pool {
@@ -27,6 +29,7 @@ impl Pool {
         Self {
             config,
             blanks: Mutex::default(),
+            refilling: Mutex::default(),
         }
     }
 
@@ -36,6 +39,7 @@ impl Pool {
 
     /// Makes blank isolates until there are as many as there should be.
     pub(super) fn refill(&self) -> io::Result<()> {
+        let _refilling = self.refilling.lock();
         while self.blanks.lock().len() < self.config.pool_size {
             let blank = spawn(IsolateParams::pooled(&self.config))?;
             self.blanks.lock().push_back(blank);

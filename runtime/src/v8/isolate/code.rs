@@ -15,6 +15,11 @@ use crate::v8::loader::SourceFile;
 /// start needs.
 const FRESH: Duration = Duration::from_secs(150);
 
+/// Longest source, in UTF-16 units, that is compiled with all its functions when its code will be kept. V8 leaves those
+/// that nothing has called yet for their first call, which after a cold start is what a caller waits for; of a large source
+/// most are never called, and would have to be read at each start.
+const EAGER: usize = 16 << 10;
+
 /// The compiled code of the function of an isolate.
 pub(super) struct Code {
     unit: Unit,
@@ -156,8 +161,13 @@ impl<'a> Compilation<'a> {
         compile: impl FnOnce(&mut script_compiler::Source, CompileOptions) -> Option<T>,
     ) -> Option<T> {
         let Some(cached) = self.cached.as_ref().filter(|cached| cached.form == form) else {
+            let options = if source.length() <= EAGER && self.cache.wants(&self.file.hash, 0) {
+                CompileOptions::EagerCompile
+            } else {
+                CompileOptions::NoCompileOptions
+            };
             let mut source = script_compiler::Source::new(source, Some(origin));
-            return compile(&mut source, CompileOptions::NoCompileOptions);
+            return compile(&mut source, options);
         };
         let data = CachedData::new(cached.code());
         let mut source = script_compiler::Source::new_with_cached_data(source, Some(origin), data);
