@@ -381,6 +381,18 @@ fn invoke_shows_where_it_was_thrown() {
 }
 
 #[test]
+fn invoke_shows_errors_of_no_call_beside_that_of_the_call() {
+    let workplace = Workplace::new();
+    let source = "() => { setTimeout(() => { throw new Error('behind') }, 0);\n\
+                  return new Promise((_, fail) => setTimeout(() => fail(new Error('before')), 20)) }";
+    workplace.file("two.js", source);
+    let run = workplace.nex("invoke two.js").exits(1);
+    for text in ["Uncaught Error: behind", "Error: before"] {
+        assert_eq!(run.stderr().matches(text).count(), 1, "{}", run.stderr());
+    }
+}
+
+#[test]
 fn invoke_shows_where_it_does_not_compile() {
     let workplace = Workplace::new();
     workplace.file("broken.js", "(s, p) => {\n  let = ;\n}");

@@ -16,9 +16,8 @@ use nex_host_services::{Backends, Config, Policy, Services};
 use nex_runtime::engine::{Engine, Limits, LoadError};
 use nex_runtime::harness::{Harness, HarnessFunction};
 use nex_runtime::invocation::{InvokeError, Reply, Trigger};
-use nex_runtime::logs::{LogLevel, LogLine, LogSink};
+use nex_runtime::logs::LogLine;
 use nex_runtime::v8::{V8Config, V8Engine};
-use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
@@ -83,14 +82,13 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<(), Failure> {
         limits.wall_time = timeout;
     }
     let json = args.output.json;
-    let terminal = Arc::new(Terminal::default());
     let harness = harness(global, &workload_type, &name)?
         .limits(args.limits.set().over(limits))
         .vars(args.environment)
         .log_sink(if json {
             Arc::new(|_: LogLine| {})
         } else {
-            terminal.clone()
+            Arc::new(|line: LogLine| show(&line))
         });
     let trigger = Trigger {
         subject: args.subject,
@@ -102,39 +100,8 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<(), Failure> {
         Ok(function) => Outcome::of(&function, trigger).await,
         Err(error) => Outcome::of_load(&error),
     };
-    terminal.finish(outcome.error.is_some());
     outcome.locate(&name, &args.file);
     outcome.write(json)
-}
-
-/// Writes log lines to standard error as they come. The engine logs the error that ends a call, too: its line is held
-/// back, because the error is shown by itself.
-#[derive(Default)]
-struct Terminal {
-    held: Mutex<Option<LogLine>>,
-}
-
-impl LogSink for Terminal {
-    fn log(&self, line: LogLine) {
-        let mut held = self.held.lock();
-        if let Some(earlier) = held.take() {
-            show(&earlier);
-        }
-        if line.level == LogLevel::Error && line.text.starts_with("Uncaught ") {
-            *held = Some(line);
-        } else {
-            show(&line);
-        }
-    }
-}
-
-impl Terminal {
-    /// Shows what was held back, unless it was the error of the call.
-    fn finish(&self, failed: bool) {
-        if let Some(line) = self.held.lock().take().filter(|_| !failed) {
-            show(&line);
-        }
-    }
 }
 
 fn show(line: &LogLine) {
