@@ -243,19 +243,27 @@ async fn errors_from_cached_code_name_the_function_they_are_in() {
     }
 }
 
-#[tokio::test]
-async fn code_gets_better_as_more_of_it_runs() {
+/// A function that has 50 others in it and calls them only when asked to, behind as many bytes of comment.
+fn of_parts(comment: usize) -> String {
     let parts: Vec<String> = (0..50)
         .map(|n| format!("function part{n}(x) {{ let y = x; for (const z of [1, 2, 3]) y = y * z + {n}; return y }}"))
         .collect();
     let all: Vec<String> = (0..50).map(|n| format!("part{n}(1)")).collect();
-    let source = format!(
-        "{}; (s) => s === 'all' ? [{}].length : 0",
+    format!(
+        "/*{}*/ {}; (s) => s === 'all' ? [{}].length : 0",
+        " ".repeat(comment),
         parts.join("\n"),
         all.join(", ")
-    );
+    )
+}
+
+/// Longer than what is compiled whole.
+const LARGE: usize = 20_000;
+
+#[tokio::test]
+async fn code_gets_better_as_more_of_it_runs() {
     let cached = Cached::new(1 << 20);
-    let function = cached.load("f", &source).await;
+    let function = cached.load("f", &of_parts(LARGE)).await;
     call(&function, "little").await;
     cached.until(|stats| stats.entries == 1).await;
     let little = cached.stats().bytes;
@@ -263,6 +271,19 @@ async fn code_gets_better_as_more_of_it_runs() {
         assert_eq!(call(&function, "all").await, "50");
     }
     assert_eq!(cached.stats().entries, 1);
+}
+
+#[tokio::test]
+async fn code_of_a_small_function_is_whole_at_once() {
+    let bytes_of = async |source: String| {
+        let cached = Cached::new(1 << 20);
+        let function = cached.load("f", &source).await;
+        call(&function, "little").await;
+        cached.until(|stats| stats.entries == 1).await;
+        cached.stats().bytes
+    };
+    let (whole, part) = (bytes_of(of_parts(0)).await, bytes_of(of_parts(LARGE)).await);
+    assert!(whole > part + 5000, "{whole} bytes and {part}");
 }
 
 #[tokio::test]
