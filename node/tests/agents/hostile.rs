@@ -14,8 +14,10 @@ use rustix::process::getppid;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
-/// Host calls sent at once by the role `pile`, log lines by `log-flood`.
+/// Host calls sent at once by the role `pile`, how many more those are than a node lets wait at once, and log lines
+/// sent by `log-flood`.
 pub const PILE: usize = 1_500;
+pub const SURPLUS: usize = PILE - 1_024;
 pub const FLOOD: usize = 5_000;
 
 /// Plays a role until the node kills the process.
@@ -110,9 +112,11 @@ async fn play(role: &str) {
                 }
                 _ => {}
             },
-            NodeToAgent::HostError { error, .. } if error.code == HostErrorCode::LimitExceeded => refused += 1,
-            NodeToAgent::HostResult { .. } => {
-                if let Some(call) = asked.take() {
+            NodeToAgent::HostError { error, .. } if error.code == HostErrorCode::LimitExceeded => {
+                refused += 1;
+                if refused == SURPLUS
+                    && let Some(call) = asked.take()
+                {
                     send(reply(call, refused.to_string()));
                 }
             }
