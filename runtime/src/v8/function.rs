@@ -176,7 +176,6 @@ impl Workload {
                     measured: (depth + refused.len()) as u64,
                 });
             }
-            self.watch();
             let wake = queue.wake_one();
             if wake.is_none() && !queue.has_live() && queue.starting == 0 {
                 queue.starting += 1;
@@ -190,6 +189,8 @@ impl Workload {
         if start {
             self.start_instance();
         }
+        // After whoever runs the calls has been woken, because this may wake somebody else.
+        self.watch();
         if let Some(hit) = overfull {
             self.report_hit(hit);
         }
@@ -202,7 +203,7 @@ impl Workload {
     /// Puts the function on the watchdog's list, after something with a deadline has been noted where
     /// [`check`](Watched::check) looks for it.
     ///
-    /// `check` clears the mark before it looks, under the same locks as whoever notes something: either it sees the note,
+    /// `forget` clears the mark before it looks, under the same locks as whoever notes something: either it sees the note,
     /// or the mark is seen cleared here.
     fn watch(self: &Arc<Self>) {
         if !self.watched.load(Ordering::SeqCst) && !self.watched.swap(true, Ordering::SeqCst) {
@@ -475,8 +476,6 @@ impl Queue {
 
 impl Watched for Workload {
     fn check(self: Arc<Self>, now: Instant) -> bool {
-        // Before looking, so that whoever notes something after the look finds it out of the list and puts it back.
-        self.watched.store(false, Ordering::SeqCst);
         let limits = &self.spec.limits;
         let mut answers: Vec<Answer> = Vec::new();
         let mut hits = Vec::new();
@@ -538,6 +537,12 @@ impl Watched for Workload {
         if start {
             self.start_instance();
         }
-        busy && !self.watched.swap(true, Ordering::SeqCst)
+        busy
+    }
+
+    fn forget(self: Arc<Self>, now: Instant) -> bool {
+        // Before looking, so that whoever notes something after the look finds it out of the list and puts it back.
+        self.watched.store(false, Ordering::SeqCst);
+        Arc::clone(&self).check(now) && !self.watched.swap(true, Ordering::SeqCst)
     }
 }

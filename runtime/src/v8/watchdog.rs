@@ -1,7 +1,7 @@
 //! One thread that looks after deadlines: a busy isolate thread cannot look after its own.
 //!
-//! It ticks only while some function is busy. A function announces itself on the edge from idle to busy, so that a
-//! call costs no system call.
+//! It ticks only while some function is busy, or was a moment ago. A function announces itself when it becomes busy after
+//! a longer pause, so that most calls cost no system call.
 
 use std::io;
 use std::sync::{Arc, Weak};
@@ -13,10 +13,16 @@ use parking_lot::{Condvar, Mutex};
 /// Time between two looks: the precision of every limit.
 const TICK: Duration = Duration::from_millis(2);
 
+/// Looks at a function that is not busy before it is forgotten: its next call would have to wake this thread.
+const IDLE_LOOKS: u32 = 16;
+
 /// Something with deadlines.
 pub(super) trait Watched: Send + Sync {
     /// Acts on deadlines that have passed. Returns whether any are still to come.
     fn check(self: Arc<Self>, now: Instant) -> bool;
+
+    /// Is to announce itself again from now on, unless it has deadlines after all. Returns whether it has.
+    fn forget(self: Arc<Self>, now: Instant) -> bool;
 }
 
 /// Handle to the watchdog thread, which ends when the last handle is dropped.
@@ -62,7 +68,7 @@ impl Drop for Watchdog {
 
 impl Shared {
     fn run(&self) {
-        let mut busy: Vec<Weak<dyn Watched>> = Vec::new();
+        let mut busy: Vec<Entry> = Vec::new();
         loop {
             {
                 let mut state = self.state.lock();
@@ -72,13 +78,38 @@ impl Shared {
                 if state.stopped {
                     return;
                 }
-                busy.append(&mut state.busy);
+                busy.extend(state.busy.drain(..).map(Entry::new));
             }
             let now = Instant::now();
-            busy.retain(|watched| watched.upgrade().is_some_and(|watched| watched.check(now)));
+            busy.retain_mut(|entry| entry.look(now));
             if !busy.is_empty() {
                 thread::sleep(TICK);
             }
         }
+    }
+}
+
+/// Something that is watched, and for how many looks it has not been busy.
+struct Entry {
+    watched: Weak<dyn Watched>,
+    idle_looks: u32,
+}
+
+impl Entry {
+    fn new(watched: Weak<dyn Watched>) -> Self {
+        Self { watched, idle_looks: 0 }
+    }
+
+    /// Looks at it. Returns whether it is still to be watched.
+    fn look(&mut self, now: Instant) -> bool {
+        let Some(watched) = self.watched.upgrade() else {
+            return false;
+        };
+        if Arc::clone(&watched).check(now) {
+            self.idle_looks = 0;
+            return true;
+        }
+        self.idle_looks += 1;
+        self.idle_looks < IDLE_LOOKS || watched.forget(now)
     }
 }
