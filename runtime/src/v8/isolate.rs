@@ -93,9 +93,7 @@ impl Isolate {
         let context = js.main_context();
         let api = {
             deno_core::scope!(scope, js);
-            Api::take(scope)
-                .filter(|api| warm_up::run(scope, api).is_some())
-                .ok_or_else(|| CoreErrorKind::MissingFromModuleMap("__nex".into()).into_box())?
+            Api::take(scope).ok_or_else(|| CoreErrorKind::MissingFromModuleMap("__nex".into()).into_box())?
         };
         Ok(Self {
             context,
@@ -113,6 +111,21 @@ impl Isolate {
             js,
             source: Bytes::new(),
         })
+    }
+
+    /// The isolate after it has done once what starts and first calls do, so that no start has to do it first.
+    ///
+    /// # Errors
+    /// When V8 throws, which our own code gives it no reason to.
+    pub(super) fn warmed_up(mut self) -> Result<Self, CoreError> {
+        let warm = {
+            deno_core::scope!(scope, self.js);
+            warm_up::run(scope, &self.api).is_some()
+        };
+        match warm {
+            true => Ok(self),
+            false => Err(CoreErrorKind::MissingFromModuleMap("__nex".into()).into_box()),
+        }
     }
 
     /// Collects all garbage and gives it back, in some 3 ms: nobody is waiting for this isolate.

@@ -1,7 +1,10 @@
 //! Blank isolates, made before anybody needs them, each on a thread of its own that waits for a function.
+//!
+//! They are made one after the other: several at once would keep the functions that run from their processors.
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -17,34 +20,68 @@ type Blank = oneshot::Sender<Assignment>;
 /// The blank isolates of an engine. Dropping it ends their threads.
 pub(super) struct Pool {
     config: V8Config,
-    /// The oldest first, which is the most likely to be ready.
-    blanks: Mutex<VecDeque<Blank>>,
-    /// Held by the one that refills, so that several at once do not make too many.
-    refilling: Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The oldest first: all are ready, or about to be, but the last.
+    blanks: VecDeque<Blank>,
+    /// One is being made.
+    refilling: bool,
+}
+
+/// The turn of a thread to make a blank isolate. It ends when this is dropped.
+pub(super) struct Turn(Weak<Pool>);
+
+impl Turn {
+    /// The isolate is ready, and nobody waits for it: the next one can be made.
+    pub(super) fn pass(self) {
+        let pool = self.0.upgrade();
+        drop(self);
+        if let Some(Err(error)) = pool.map(|pool| pool.refill()) {
+            tracing::warn!(%error, "the pool of isolates could not be refilled");
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.upgrade() {
+            pool.state.lock().refilling = false;
+        }
+    }
 }
 
 impl Pool {
     /// An empty pool.
-    pub(super) fn new(config: V8Config) -> Self {
-        Self {
+    pub(super) fn new(config: V8Config) -> Arc<Self> {
+        Arc::new(Self {
             config,
-            blanks: Mutex::default(),
-            refilling: Mutex::default(),
-        }
+            state: Mutex::default(),
+        })
     }
 
     pub(super) fn config(&self) -> &V8Config {
         &self.config
     }
 
-    /// Makes blank isolates until there are as many as there should be.
-    pub(super) fn refill(&self) -> io::Result<()> {
-        let _refilling = self.refilling.lock();
-        while self.blanks.lock().len() < self.config.pool_size {
-            let blank = spawn(IsolateParams::pooled(&self.config))?;
-            self.blanks.lock().push_back(blank);
+    /// Has blank isolates made until there are as many as there should be. Does not wait for them.
+    pub(super) fn refill(self: &Arc<Self>) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.refilling || state.blanks.len() >= self.config.pool_size {
+            return Ok(());
         }
-        Ok(())
+        let (blank, assignment) = oneshot::channel();
+        state.blanks.push_back(blank);
+        state.refilling = true;
+        drop(state);
+        let turn = Turn(Arc::downgrade(self));
+        let started = start_thread(IsolateParams::pooled(&self.config), Some(turn), assignment);
+        if started.is_err() {
+            self.state.lock().blanks.retain(|blank| !blank.is_closed());
+        }
+        started
     }
 
     /// Gives the function to a blank isolate, or to a new one when none is there that suits it.
@@ -52,7 +89,7 @@ impl Pool {
         let blank = match IsolateParams::for_function(&self.config, assignment.workload.limits()) {
             Some(params) => spawn(params),
             None => {
-                let pooled = self.blanks.lock().pop_front();
+                let pooled = self.state.lock().blanks.pop_front();
                 pooled.map_or_else(|| spawn(IsolateParams::pooled(&self.config)), Ok)
             }
         };
@@ -67,10 +104,19 @@ impl Pool {
     }
 }
 
-/// Starts a thread that makes a blank isolate and waits for a function.
+/// A blank isolate for somebody who waits for it.
 fn spawn(params: IsolateParams) -> io::Result<Blank> {
-    let (sender, receiver) = oneshot::channel();
-    let job = Box::new(move || thread::run(params, receiver));
-    platform::spawn_isolate_thread("isolate".into(), params.thread_stack_bytes(), job)?;
-    Ok(sender)
+    let (blank, assignment) = oneshot::channel();
+    start_thread(params, None, assignment)?;
+    Ok(blank)
+}
+
+/// Starts a thread that makes a blank isolate and waits for a function.
+fn start_thread(
+    params: IsolateParams,
+    turn: Option<Turn>,
+    assignment: oneshot::Receiver<Assignment>,
+) -> io::Result<()> {
+    let job = Box::new(move || thread::run(params, turn, assignment));
+    platform::spawn_isolate_thread("isolate".into(), params.thread_stack_bytes(), job)
 }

@@ -19,6 +19,7 @@ use super::heap::IsolateParams;
 use super::instance::{Instance, Load, Next, Report, Status};
 use super::isolate::{Isolate, LoadFailure, Loaded};
 use super::ops::OpHost;
+use super::pool::Turn;
 use super::residents::Place;
 use super::soft_limits::SoftLimitEvents;
 use super::thread_id::name_current_thread;
@@ -48,14 +49,28 @@ pub(super) struct Assignment {
 }
 
 /// The body of an isolate thread; it ends without a function when the pool is dropped.
-pub(super) fn run(params: IsolateParams, assignment: oneshot::Receiver<Assignment>) {
+pub(super) fn run(params: IsolateParams, turn: Option<Turn>, mut assignment: oneshot::Receiver<Assignment>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "an isolate thread has no runtime"),
     };
     runtime.block_on(async {
-        let isolate = Isolate::new(params);
-        let Ok(assignment) = assignment.await else { return };
+        let mut isolate = Isolate::new(params);
+        let assignment = match assignment.try_recv() {
+            // Who waits already would only wait for longer; the pool is refilled when they have been served.
+            Ok(assignment) => {
+                drop(turn);
+                assignment
+            }
+            Err(_) => {
+                isolate = isolate.and_then(Isolate::warmed_up);
+                if let Some(turn) = turn {
+                    turn.pass();
+                }
+                let Ok(assignment) = assignment.await else { return };
+                assignment
+            }
+        };
         let Assignment {
             workload,
             report,
