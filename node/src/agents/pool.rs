@@ -37,6 +37,8 @@ pub(super) struct Pool {
     warmed: Notify,
     /// Told when more warm agents may be wanted.
     refill: Notify,
+    /// Whose turn it is to move from an agent that still serves.
+    turns: Semaphore,
     closing: CancellationToken,
     tasks: TaskTracker,
     events: broadcast::Sender<AgentEvent>,
@@ -51,6 +53,8 @@ struct State {
     /// In service; an agent that drains or is dead is not listed.
     owned: HashMap<Owner, Vec<Arc<Agent>>>,
     starting: usize,
+    /// Condemned agents whose functions have not all been moved.
+    leaving: usize,
     /// Owners whose deploys wait for an agent, and how many of them.
     waiting: HashMap<Owner, usize>,
     /// Starts that failed, and agents that died before they were used, since the last success.
@@ -71,6 +75,11 @@ const START_TRIAL: Duration = Duration::from_secs(5);
 const START_BACK_OFF: Duration = Duration::from_millis(100);
 const MAX_START_BACK_OFF: Duration = Duration::from_secs(5);
 
+/// Functions that move at a time from agents that still serve: half of the processors are left to calls.
+fn turns() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(2))
+}
+
 impl Pool {
     pub(super) fn new(mut config: AgentPoolConfig, events: broadcast::Sender<AgentEvent>) -> Arc<Self> {
         // An agent that may have none could never be of use.
@@ -83,6 +92,7 @@ impl Pool {
             state: Mutex::default(),
             warmed: Notify::new(),
             refill: Notify::new(),
+            turns: Semaphore::new(turns()),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
             events,
@@ -118,8 +128,9 @@ impl Pool {
         loop {
             let wanted = {
                 let mut state = self.state.lock();
-                let wanted =
-                    (self.config.warm_size + state.waiting.len()).saturating_sub(state.warm.len() + state.starting);
+                // One that nobody waits for can wait until functions have been moved, which takes processors enough.
+                let spare = if state.leaving == 0 { self.config.warm_size } else { 0 };
+                let wanted = (spare + state.waiting.len()).saturating_sub(state.warm.len() + state.starting);
                 state.starting += wanted;
                 wanted
             };

@@ -39,6 +39,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(1);
 /// Pause before a function is tried again where an engine had no room for it.
 const ROOM_AFTER: Duration = Duration::from_millis(100);
 
+/// How long a function may keep others from moving; most are loaded in a tenth of that.
+const TURN: Duration = Duration::from_millis(25);
+
 /// How often waiting calls are looked at while their function is moved.
 const EXPIRE_EVERY: Duration = Duration::from_millis(50);
 
@@ -173,6 +176,25 @@ impl Pool {
         self.spawn(async move { pool.move_function(&slot).await });
     }
 
+    /// Moves a function that is served where it is until then. Such functions take turns: loading all at once would keep
+    /// them, and their neighbours, from their calls. Once its agent is dead, it moves at once.
+    pub(super) fn spawn_move_in_turn(self: &Arc<Self>, slot: Arc<Slot>, agent: Arc<Agent>, leaving: Arc<Leaving>) {
+        let pool = self.clone();
+        self.spawn(async move {
+            let turn = tokio::select! {
+                biased;
+                () = agent.dead.cancelled() => None,
+                turn = pool.turns.acquire() => turn.ok(),
+            };
+            let mut moving = std::pin::pin!(pool.move_function(&slot));
+            if tokio::time::timeout(TURN, &mut moving).await.is_err() {
+                drop(turn);
+                moving.await;
+            }
+            drop(leaving);
+        });
+    }
+
     /// Finds a function its next place, after its quarantine if it has deserved one.
     async fn move_function(&self, slot: &Arc<Slot>) {
         let message = loop {
@@ -280,6 +302,23 @@ enum Unplaced {
     Quarantined,
     /// It is given up, and why.
     Lost(String),
+}
+
+/// The functions of a condemned agent are being moved, until this is dropped.
+pub(super) struct Leaving(Arc<Pool>);
+
+impl Leaving {
+    pub(super) fn from_agent(pool: &Arc<Pool>) -> Self {
+        pool.state.lock().leaving += 1;
+        Self(pool.clone())
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.state.lock().leaving -= 1;
+        self.0.refill.notify_one();
+    }
 }
 
 /// Counts a deploy that waits for an agent, so that one is started for its owner.

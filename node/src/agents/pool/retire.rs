@@ -5,6 +5,7 @@ use std::sync::Arc;
 use nex_agent::crash::MAX_THREAD_NAME;
 use nex_agent::link::FunctionId;
 
+use super::place::Leaving;
 use super::{Pool, START_TRIAL};
 use crate::agents::agent::{Agent, Casualty, died};
 use crate::agents::error::{AgentError, Fault};
@@ -59,6 +60,7 @@ impl Pool {
     ) {
         let slots = agent.condemn(message.to_owned(), self.config.start_timeout);
         if let Some(slots) = slots {
+            let leaving = Arc::new(Leaving::from_agent(self));
             self.withdraw(agent);
             tracing::warn!(agent = agent.id, "agent condemned: {message}");
             self.report(AgentEvent::Condemned {
@@ -72,7 +74,7 @@ impl Pool {
             }
             for slot in slots {
                 if slot.leave(agent) {
-                    self.spawn_move(slot);
+                    self.spawn_move_in_turn(slot, agent.clone(), leaving.clone());
                 }
             }
         } else if let Some(offender) = offender
