@@ -4,14 +4,18 @@
 //! serves all that gather meanwhile, and they leave in few writes. They never overtake each other. The queue is bounded,
 //! and so is what the task gives to the client, whose own queue counts messages and not bytes.
 
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 
 use async_nats::client::traits::Publisher as _;
 use async_nats::message::OutboundMessage;
 use async_nats::{Client, HeaderMap, Subject};
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc};
+use futures::task::AtomicWaker;
+use nex_runtime::engine::Limits;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::data_plane;
 
@@ -25,57 +29,109 @@ const MAX_WAITING_BYTES: usize = 256 << 20;
 /// Bytes given to the client before it is waited for until it has written them.
 const FLUSH_BYTES: usize = 32 << 20;
 
-/// Messages taken from the queue at a time.
+/// Messages given to the client before their room is given back.
 const BATCH: usize = 256;
+
+/// Messages for which the emptied list keeps its memory.
+const KEPT_CAPACITY: usize = 1_024;
 
 /// A handle on a connection for senders that must not wait. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Outbound {
     client: Client,
-    queue: mpsc::Sender<OutboundMessage>,
-    waiting: Arc<Waiting>,
+    handle: Arc<Handle>,
+}
+
+/// What all clones share; the queue is closed with the last of them.
+#[derive(Debug)]
+struct Handle(Arc<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    /// Wakes the task that empties it.
+    task: AtomicWaker,
+    /// Notified whenever nothing waits any longer.
+    none: Notify,
 }
 
 /// Messages that the client does not have yet.
 #[derive(Debug, Default)]
 struct Waiting {
-    count: AtomicUsize,
-    /// Payloads and headers.
-    bytes: AtomicUsize,
+    messages: Vec<OutboundMessage>,
+    /// How many there are, with those that the task has taken.
+    count: usize,
+    /// Their payloads and headers.
+    bytes: usize,
     /// Some were dropped since there were none, which has been said.
-    dropped: AtomicBool,
-    /// Notified whenever there are none left.
-    none: Notify,
+    dropped: bool,
+    closed: bool,
 }
 
-impl Waiting {
-    /// Takes room for a message of so many bytes, if fewer than that many messages and bytes are there with it.
-    fn enter(&self, len: usize, max_count: usize, max_bytes: usize) -> bool {
-        let count = self.count.fetch_add(1, Ordering::AcqRel);
-        let bytes = self.bytes.fetch_add(len, Ordering::AcqRel);
-        let fits = count < max_count && bytes + len <= max_bytes;
-        if !fits {
-            self.leave(len);
+impl Queue {
+    /// Adds a message, if no more than that many messages and bytes are there with it.
+    fn push(&self, message: OutboundMessage, max_count: usize, max_bytes: usize) -> bool {
+        let len = wire_len(message.headers.as_ref(), &message.payload);
+        let mut waiting = self.waiting.lock();
+        if waiting.count >= max_count || waiting.bytes + len > max_bytes {
+            return false;
         }
-        fits
+        waiting.count += 1;
+        waiting.bytes += len;
+        let first = waiting.messages.is_empty();
+        waiting.messages.push(message);
+        drop(waiting);
+        if first {
+            self.task.wake();
+        }
+        true
     }
 
-    fn leave(&self, len: usize) {
-        self.bytes.fetch_sub(len, Ordering::AcqRel);
-        if self.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.dropped.store(false, Ordering::Release);
+    /// Waits for messages and takes all there are, in exchange for an empty list; false when no more can come.
+    async fn take(&self, list: &mut Vec<OutboundMessage>) -> bool {
+        poll_fn(|cx| {
+            // Before looking, so that no message in between is missed.
+            self.task.register(cx.waker());
+            let mut waiting = self.waiting.lock();
+            match waiting.messages.is_empty() {
+                true if waiting.closed => Poll::Ready(false),
+                true => Poll::Pending,
+                false => {
+                    std::mem::swap(&mut waiting.messages, list);
+                    Poll::Ready(true)
+                }
+            }
+        })
+        .await
+    }
+
+    /// Takes note that the client has these.
+    fn leave(&self, count: usize, bytes: usize) {
+        let mut waiting = self.waiting.lock();
+        waiting.count -= count;
+        waiting.bytes -= bytes;
+        if waiting.count == 0 {
+            waiting.dropped = false;
+            drop(waiting);
             self.none.notify_waiters();
         }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.waiting.lock().closed = true;
+        self.0.task.wake();
     }
 }
 
 impl Outbound {
     /// Starts the task, which ends with the last handle.
     pub(crate) fn new(client: Client) -> Self {
-        let (queue, messages) = mpsc::channel(CAPACITY);
-        let waiting = Arc::new(Waiting::default());
-        data_plane::handle().spawn(publish(client.clone(), messages, waiting.clone()));
-        Self { client, queue, waiting }
+        let queue = Arc::new(Queue::default());
+        data_plane::handle().spawn(publish(client.clone(), queue.clone()));
+        let handle = Arc::new(Handle(queue));
+        Self { client, handle }
     }
 
     /// The connection.
@@ -83,10 +139,23 @@ impl Outbound {
         &self.client
     }
 
+    /// The limits, with replies no larger than the server takes.
+    pub(crate) fn within_server(&self, limits: Limits) -> Limits {
+        let max_payload = u32::try_from(self.client.max_payload()).unwrap_or(u32::MAX);
+        Limits {
+            reply_bytes: limits.reply_bytes.min(max_payload),
+            ..limits
+        }
+    }
+
+    fn queue(&self) -> &Queue {
+        &self.handle.0
+    }
+
     /// Sends a message as soon as there is room.
     pub(crate) fn send(&self, subject: Subject, headers: Option<HeaderMap>, payload: Bytes) {
         let sent = self.offer(subject, headers, payload, CAPACITY, MAX_WAITING_BYTES);
-        if !sent && !self.waiting.dropped.swap(true, Ordering::AcqRel) {
+        if !sent && !std::mem::replace(&mut self.queue().waiting.lock().dropped, true) {
             tracing::warn!("messages are dropped: too many wait for NATS");
         }
     }
@@ -104,28 +173,20 @@ impl Outbound {
         max_count: usize,
         max_bytes: usize,
     ) -> bool {
-        let len = wire_len(headers.as_ref(), &payload);
-        if !self.waiting.enter(len, max_count, max_bytes) {
-            return false;
-        }
         let message = OutboundMessage {
             subject,
             reply: None,
             payload,
             headers,
         };
-        let queued = self.queue.try_send(message).is_ok();
-        if !queued {
-            self.waiting.leave(len);
-        }
-        queued
+        self.queue().push(message, max_count, max_bytes)
     }
 
     /// Waits until everything sent so far has left this process, for as long as NATS is away.
     pub(crate) async fn flush(&self) {
         loop {
-            let none = self.waiting.none.notified();
-            if self.waiting.count.load(Ordering::Acquire) == 0 {
+            let none = self.queue().none.notified();
+            if self.queue().waiting.lock().count == 0 {
                 break;
             }
             none.await;
@@ -137,24 +198,33 @@ impl Outbound {
 }
 
 /// Gives the client what there is to send, in order, waiting for room in its queue.
-async fn publish(client: Client, mut messages: mpsc::Receiver<OutboundMessage>, waiting: Arc<Waiting>) {
-    let mut batch = Vec::with_capacity(BATCH);
+async fn publish(client: Client, queue: Arc<Queue>) {
+    let mut taken = Vec::new();
     let mut unflushed = 0;
-    while messages.recv_many(&mut batch, BATCH).await > 0 {
-        for message in batch.drain(..) {
-            let len = wire_len(message.headers.as_ref(), &message.payload);
-            if let Err(error) = client.publish_message(message).await {
-                tracing::debug!(%error, "message not sent");
-            }
-            unflushed += len;
-            if unflushed >= FLUSH_BYTES {
-                unflushed = 0;
-                if let Err(error) = client.flush().await {
-                    tracing::debug!(%error, "not flushed");
+    while queue.take(&mut taken).await {
+        data_plane::answered();
+        let mut messages = taken.drain(..);
+        while messages.len() > 0 {
+            let (mut count, mut bytes) = (0, 0);
+            for message in messages.by_ref().take(BATCH) {
+                let len = wire_len(message.headers.as_ref(), &message.payload);
+                count += 1;
+                bytes += len;
+                if let Err(error) = client.publish_message(message).await {
+                    tracing::debug!(%error, "message not sent");
+                }
+                unflushed += len;
+                if unflushed >= FLUSH_BYTES {
+                    unflushed = 0;
+                    if let Err(error) = client.flush().await {
+                        tracing::debug!(%error, "not flushed");
+                    }
                 }
             }
-            waiting.leave(len);
+            queue.leave(count, bytes);
         }
+        drop(messages);
+        taken.shrink_to(KEPT_CAPACITY);
     }
 }
 
@@ -225,7 +295,7 @@ mod tests {
             thread.join().unwrap();
         }
         outbound.flush().await;
-        assert_eq!(outbound.waiting.count.load(Ordering::Acquire), 0);
+        assert_eq!(outbound.queue().waiting.lock().count, 0);
     }
 
     /// Connections are accepted, and nothing goes on until the gate is opened.

@@ -3,12 +3,13 @@
 
 mod reply;
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, Message, Subscriber};
 use futures::StreamExt as _;
-use futures::stream::ReadyChunks;
 use nex_runtime::engine::{Function, Invocation};
 use nex_runtime::host_services::Headers;
 use nex_runtime::invocation::Trigger;
@@ -124,40 +125,50 @@ struct Subscription {
 }
 
 impl Subscription {
-    async fn run(self: Arc<Self>, messages: Subscriber) {
-        let mut messages = messages.ready_chunks(BATCH);
+    async fn run(self: Arc<Self>, mut messages: Subscriber) {
         loop {
             tokio::select! {
                 biased;
                 // Before messages, which may never pause.
                 () = self.drain.cancelled() => break,
-                arrived = messages.next() => match arrived {
-                    Some(arrived) => self.dispatch(arrived),
-                    None => return,
+                come = self.dispatch(&mut messages) => if !come {
+                    return;
                 },
             }
         }
         // Whether it came to a pause or not: this is the end.
         _ = tokio::time::timeout(LULL_PATIENCE, self.serve_until_lull(&mut messages)).await;
         // Fails only if the connection is gone, and then no more messages come either.
-        if messages.get_mut().drain().await.is_ok() {
-            while let Some(arrived) = messages.next().await {
-                self.dispatch(arrived);
+        if messages.drain().await.is_ok() {
+            while self.dispatch(&mut messages).await {}
+        }
+    }
+
+    async fn serve_until_lull(self: &Arc<Self>, messages: &mut Subscriber) {
+        while let Ok(true) = tokio::time::timeout(LULL, self.dispatch(messages)).await {}
+    }
+
+    /// Waits for messages and hands over those that have arrived together, [`BATCH`] at most; false when there will be no
+    /// more. Takes none when it is dropped while it waits.
+    async fn dispatch(self: &Arc<Self>, messages: &mut Subscriber) -> bool {
+        let mut calls = Vec::new();
+        poll_fn(|cx| {
+            let now = Instant::now();
+            while calls.len() < BATCH {
+                match messages.poll_next_unpin(cx) {
+                    Poll::Ready(Some(message)) => calls.push(self.invocation(message, now)),
+                    Poll::Pending if calls.is_empty() => return Poll::Pending,
+                    Poll::Ready(None) | Poll::Pending => break,
+                }
             }
+            Poll::Ready(())
+        })
+        .await;
+        let come = !calls.is_empty();
+        if come {
+            self.target.function.invoke_all(calls);
         }
-    }
-
-    async fn serve_until_lull(self: &Arc<Self>, messages: &mut ReadyChunks<Subscriber>) {
-        while let Ok(Some(arrived)) = tokio::time::timeout(LULL, messages.next()).await {
-            self.dispatch(arrived);
-        }
-    }
-
-    /// Hands over messages that have arrived together.
-    fn dispatch(self: &Arc<Self>, messages: Vec<Message>) {
-        let now = Instant::now();
-        let calls = messages.into_iter().map(|message| self.invocation(message, now));
-        self.target.function.invoke_all(calls.collect());
+        come
     }
 
     fn invocation(self: &Arc<Self>, message: Message, now: Instant) -> Invocation {

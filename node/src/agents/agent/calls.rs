@@ -9,6 +9,7 @@ use nex_runtime::invocation::{ErrorKind, InvokeError, Reply, ReplySink, Trigger}
 use super::service::{Condition, died};
 use super::{Agent, State};
 use crate::agents::error::Fault;
+use crate::data_plane;
 
 /// A call the agent has to answer.
 pub(super) struct Call {
@@ -87,6 +88,7 @@ impl Agent {
             self.outbox.gather(message, BULK_ROOM)
         } else if alone {
             // The agent has nothing to do: write it here, at once. Calls that follow closely go out together.
+            data_plane::handed_over();
             self.outbox.send_now(message, BULK_ROOM)
         } else {
             self.outbox.try_send(message, BULK_ROOM)
