@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::control::messages::NatsConnection;
 use crate::control::subjects;
-use crate::limits::{LimitError, LimitSet};
+use crate::limits::{LimitError, LimitSet, MAX_REPLY_BYTES};
 
 /// Configuration of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -313,10 +313,13 @@ impl NodeConfig {
         Ok(())
     }
 
-    /// The limits of a workload that asks for none. Replies are limited by the server they go to, not by these.
+    /// The limits of a workload that asks for none. What a server takes bounds replies beside these.
     #[must_use]
     pub fn default_limits(&self) -> Limits {
-        self.limits.over(Limits::default())
+        self.limits.over(Limits {
+            reply_bytes: MAX_REPLY_BYTES,
+            ..Limits::default()
+        })
     }
 
     /// The most a deploy may ask for.

@@ -26,11 +26,13 @@ const MAX_MEMORY_BYTES: u64 = 64 << 30;
 /// Least bytes of buffers: a function that gets its payload has one.
 const MIN_BUFFER_BYTES: u64 = 64 << 10;
 
+/// Most bytes of a reply: what a NATS server can be made to take, 64 MiB.
+pub(crate) const MAX_REPLY_BYTES: u32 = 64 << 20;
+
 /// Most log lines in ten seconds: what the link between node and agent takes from one function.
 const MAX_LOG_LINES: u64 = 10_000;
 
-/// A limit that a node configures and a deploy may ask for: each of [`Limits`], except for `reply_bytes`, which is the
-/// server's to set.
+/// A limit that a node configures and a deploy may ask for: each of [`Limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs, reason = "they are documented on the fields of `Limits`")]
 pub enum LimitKey {
@@ -42,6 +44,7 @@ pub enum LimitKey {
     Stack,
     HostCalls,
     Timers,
+    Reply,
     LogLines,
     QueueDepth,
     Concurrency,
@@ -62,7 +65,7 @@ pub enum Unit {
 
 impl LimitKey {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::CpuTime,
         Self::WallTime,
         Self::StartupCpuTime,
@@ -71,6 +74,7 @@ impl LimitKey {
         Self::Stack,
         Self::HostCalls,
         Self::Timers,
+        Self::Reply,
         Self::LogLines,
         Self::QueueDepth,
         Self::Concurrency,
@@ -90,6 +94,7 @@ impl LimitKey {
             Self::Stack => "stack_bytes",
             Self::HostCalls => "host_calls",
             Self::Timers => "timers",
+            Self::Reply => "reply_bytes",
             Self::LogLines => "log_lines",
             Self::QueueDepth => "queue_depth",
             Self::Concurrency => "concurrency",
@@ -111,7 +116,7 @@ impl LimitKey {
     pub fn unit(self) -> Unit {
         match self {
             Self::CpuTime | Self::WallTime | Self::StartupCpuTime | Self::HibernateAfter => Unit::Milliseconds,
-            Self::Heap | Self::Buffer | Self::Stack => Unit::Bytes,
+            Self::Heap | Self::Buffer | Self::Stack | Self::Reply => Unit::Bytes,
             Self::HostCalls
             | Self::Timers
             | Self::LogLines
@@ -131,6 +136,7 @@ impl LimitKey {
             Self::Stack => Limits::MIN_STACK_BYTES.into()..=Limits::MAX_STACK_BYTES.into(),
             Self::HostCalls => 0..=65_536,
             Self::Timers => 0..=1_000_000,
+            Self::Reply => 0..=MAX_REPLY_BYTES.into(),
             Self::QueueDepth => 1..=1_000_000,
             Self::LogLines => 0..=MAX_LOG_LINES,
             Self::Concurrency => 1..=65_536,
@@ -151,6 +157,7 @@ impl LimitKey {
             Self::Stack => limits.stack_bytes.into(),
             Self::HostCalls => limits.host_calls.into(),
             Self::Timers => limits.timers.into(),
+            Self::Reply => limits.reply_bytes.into(),
             Self::LogLines => limits.log_lines.into(),
             Self::QueueDepth => limits.queue_depth.into(),
             Self::Concurrency => limits.concurrency.into(),
@@ -172,6 +179,7 @@ impl LimitKey {
             Self::Stack => limits.stack_bytes = count,
             Self::HostCalls => limits.host_calls = count,
             Self::Timers => limits.timers = count,
+            Self::Reply => limits.reply_bytes = count,
             Self::LogLines => limits.log_lines = count,
             Self::QueueDepth => limits.queue_depth = count,
             Self::Concurrency => limits.concurrency = count,

@@ -179,8 +179,8 @@ pub struct Limits {
     pub host_calls: u32,
     /// Timers pending in one instance. Default 10,000. Soft: one more throws a `RangeError`.
     pub timers: u32,
-    /// Bytes of one reply; larger ones are answered `payload_too_large`. Default 1 MiB, the server's default
-    /// `max_payload`. Soft.
+    /// Bytes of one reply; larger ones are answered `payload_too_large`. Default 1 MiB, the default `max_payload` of a NATS
+    /// server. Soft.
     pub reply_bytes: u32,
     /// Log lines of the function in any ten seconds. Default 1,000. Soft: more are dropped and counted.
     pub log_lines: u32,

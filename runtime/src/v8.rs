@@ -100,7 +100,7 @@ pub struct V8Engine {
 }
 
 struct Shared {
-    pool: Pool,
+    pool: Arc<Pool>,
     residents: Residents,
     code_cache: CodeCache,
     watchdog: Watchdog,

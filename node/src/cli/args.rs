@@ -175,7 +175,7 @@ pub(super) struct LimitArgs {
         "Limit of the workload, instead of the default; may be given several times. A node refuses what is beyond the \
          `max_limits` of its configuration.\n\
          Times, like 500ms or 1m30s: cpu_time, wall_time, startup_cpu_time, hibernate_after\n\
-         Bytes, like 64MiB or 500kB: heap, buffer, stack\n\
+         Bytes, like 64MiB or 500kB: heap, buffer, stack, reply\n\
          Numbers: host_calls, timers, log_lines, queue_depth, concurrency, instances")]
     limits: Vec<Assignment>,
 }

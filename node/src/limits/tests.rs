@@ -15,15 +15,11 @@ fn assigned(text: &str) -> Result<LimitSet, String> {
 }
 
 #[test]
-fn every_limit_of_the_engine_but_the_servers_own_has_a_key() {
+fn every_limit_of_the_engine_has_a_key() {
     let Value::Object(engine) = serde_json::to_value(Limits::default()).unwrap() else {
         unreachable!("a struct is an object")
     };
-    let mut expected: Vec<&str> = engine
-        .keys()
-        .map(String::as_str)
-        .filter(|key| *key != "reply_bytes")
-        .collect();
+    let mut expected: Vec<&str> = engine.keys().map(String::as_str).collect();
     let mut keys = LimitKey::ALL.map(|limit| limit.key().trim_end_matches("_ms"));
     expected.sort_unstable();
     keys.sort_unstable();
@@ -57,7 +53,10 @@ fn bad_values_are_named_with_what_is_possible() {
             json!({"cpu_time": 1}),
             "unknown limit `cpu_time`, expected one of cpu_time_ms, wall_time_ms,",
         ),
-        (json!({"reply_bytes": 1}), "unknown limit `reply_bytes`"),
+        (
+            json!({"reply_bytes": 64_000_001_000_u64}),
+            "`reply_bytes` is 64000001000, possible are 0 to 67108864 bytes",
+        ),
         (
             json!({"cpu_time_ms": 0}),
             "`cpu_time_ms` is 0, possible are 1 to 2592000000 milliseconds",
@@ -121,6 +120,7 @@ fn the_command_lines_notation() {
         ("heap_bytes=10000000", LimitKey::Heap, 10_000_000),
         ("stack=256KiB", LimitKey::Stack, 256 << 10),
         ("buffer=65536B", LimitKey::Buffer, 65_536),
+        ("reply=10KiB", LimitKey::Reply, 10_240),
         ("instances=2", LimitKey::Instances, 2),
         ("hibernate_after=0s", LimitKey::HibernateAfter, 0),
     ] {

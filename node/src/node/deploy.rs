@@ -267,10 +267,7 @@ impl Shared {
             Some(settings) => self.connection(Some(settings), &names.name).await?,
             None => host_nats.clone(),
         };
-        let limits = Limits {
-            reply_bytes: u32::try_from(trigger_nats.outbound.client().max_payload()).unwrap_or(u32::MAX),
-            ..limits
-        };
+        let limits = trigger_nats.outbound.within_server(limits);
         let reporter = Arc::new(Reporter::new(
             names.clone(),
             self.identity.id(),

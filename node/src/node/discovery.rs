@@ -83,13 +83,14 @@ impl Shared {
                 .is_none_or(|owner| owner.eq_ignore_ascii_case(namespace))
         };
         let agents = self.engine.processes().into_iter().filter(mine).map(summary).collect();
+        let in_force = |limits| LimitSet::complete(&self.outbound.within_server(limits)).values();
         InfoResponse {
             agents,
             available_agents: self.engine.available_agents(),
             allow_duplicate_workloads: Some(self.config.allow_duplicate_workloads),
-            limits: LimitSet::complete(&self.config.default_limits()).values(),
+            limits: in_force(self.config.default_limits()),
             machines,
-            max_limits: LimitSet::complete(&self.config.max_limits()).values(),
+            max_limits: in_force(self.config.max_limits()),
             memory: memory().await,
             public_xkey: self.identity.public_xkey().to_owned(),
             supported_workload_types: self.config.workload_types.clone(),

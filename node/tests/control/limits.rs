@@ -78,7 +78,9 @@ async fn a_workload_has_the_limits_of_its_node_or_those_it_asks_for() {
     assert_eq!(in_force("default").await, defaults);
 
     let mut request = world.request(&node, "own", "limits", &["own"]).await;
-    request.limits = limit_set(json!({"wall_time_ms": 60000, "heap_bytes": 64 << 20, "instances": 1, "timers": 0}));
+    request.limits = limit_set(
+        json!({"wall_time_ms": 60000, "heap_bytes": 64 << 20, "instances": 1, "timers": 0, "reply_bytes": 500}),
+    );
     let answer = control.deploy(node.id(), &request).await.unwrap();
     let mut own = defaults.clone();
     for (limit, value) in request.limits.iter() {
@@ -86,6 +88,14 @@ async fn a_workload_has_the_limits_of_its_node_or_those_it_asks_for() {
     }
     assert_eq!(in_force("own").await, own);
     assert_eq!(json!(answer.limits), own);
+
+    // What the server does not take, no node can grant.
+    let mut request = world.request(&node, "generous", "limits", &["generous"]).await;
+    request.limits = limit_set(json!({"reply_bytes": 64 << 20}));
+    let answer = control.deploy(node.id(), &request).await.unwrap();
+    assert_eq!(answer.limits["reply_bytes"], u64::from(Limits::default().reply_bytes));
+    assert_eq!(in_force("generous").await, defaults);
+    world.stop(&node, &answer.id).await.unwrap();
 
     // Info tells what is in force, what is the default, and what could be had.
     let info = control.info(node.id()).await.unwrap();
