@@ -305,8 +305,9 @@ async fn where_v8_would_abort_only_the_function_ends() {
         assert_eq!(function.call("s", "").await.unwrap().body, "well", "{expression}");
         // Callers are answered before the code has ended, which may still take memory until then.
         let ended = async {
+            // Such code has idle priority: looking all the time would keep it from its end.
             while functions_run() {
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(30), ended)
@@ -408,11 +409,13 @@ async fn a_larger_stack_takes_deeper_recursion() {
             stack_bytes,
             ..Limits::default()
         });
-        let source = "() => { let depth = 0; const f = () => { depth++; f() }; try { f() } catch {} return depth }";
+        // Arguments make up most of a frame, however far V8 has optimised the function by then.
+        let source = "() => { let depth = 0; const many = Array(100).fill(0); const f = () => { depth++; f(...many) }; \
+                      try { f() } catch {} return depth }";
         let reply = harness.load(source).await.unwrap().call("s", "").await.unwrap();
         depths.push(String::from_utf8(reply.body.to_vec()).unwrap().parse::<u64>().unwrap());
     }
-    assert!(depths[0] > 500, "{depths:?}");
+    assert!(depths[0] > 50, "{depths:?}");
     for pair in depths.windows(2) {
         assert!(pair[1] > pair[0] * 3, "{depths:?}");
     }
