@@ -20,6 +20,7 @@ use super::heap::{self, IsolateParams};
 use super::loader::NoImports;
 use super::ops::{OpHost, Pending, nex};
 use super::rejections::Rejections;
+use super::remains::Remains;
 use super::{stack, stack_trace, stub_caches};
 use crate::engine::{FunctionSpec, LoadError};
 
@@ -120,6 +121,11 @@ impl Isolate {
         self.js.v8_isolate().low_memory_notification();
         stub_caches::give_back(self.address());
         stack::give_back();
+    }
+
+    /// What is to be freed when this has been dropped.
+    pub(super) fn remains(&mut self) -> Option<Remains> {
+        Remains::find(self.address(), &self.context)
     }
 
     /// Where V8 has it.
