@@ -20,6 +20,7 @@ mod host_calls;
 mod instance;
 mod isolate;
 mod loader;
+mod lookup_caches;
 mod ops;
 mod pages;
 mod peek;

@@ -21,7 +21,7 @@ use super::loader::NoImports;
 use super::ops::{OpHost, Pending, nex};
 use super::rejections::Rejections;
 use super::remains::Remains;
-use super::{stack, stack_trace, stub_caches};
+use super::{lookup_caches, stack, stack_trace, stub_caches};
 use crate::engine::{FunctionSpec, LoadError};
 
 use self::call::LastSubject;
@@ -120,6 +120,7 @@ impl Isolate {
     pub(super) fn tidy(&mut self) {
         self.js.v8_isolate().low_memory_notification();
         stub_caches::give_back(self.address());
+        lookup_caches::give_back(self.address());
         stack::give_back();
     }
 

@@ -4,7 +4,7 @@
 use super::discard;
 
 /// Left alone below the place where the stack is used at the moment: what is called from there needs some.
-const MARGIN: usize = 16 << 10;
+const MARGIN: usize = 4 << 10;
 
 /// Gives back the calling thread's stack from its end up to what is in use.
 #[allow(unsafe_code, reason = "functions of the C library without a safe wrapper")]
