@@ -76,7 +76,7 @@ pub struct V8Config {
     /// Default none.
     pub memory_high_bytes: Option<u64>,
     /// Lets the kernel merge pages of this process that are alike (KSM), if it is set up to (`/sys/kernel/mm/ksm/run`):
-    /// idle isolates share nearly a third of theirs. A page that was merged takes longer to write to, from which functions
+    /// idle isolates share about a tenth of theirs. A page that was merged takes longer to write to, from which functions
     /// might tell what others in the process have in memory. Default no.
     pub merge_memory: bool,
     /// Awake instances of all functions together. Default 1,000: V8 needs some 32 memory mappings for each, of which Linux

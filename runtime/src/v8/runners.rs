@@ -60,7 +60,10 @@ pub(super) fn install() {
             .is_some_and(|map| map == [address(index + 1), 0, 0])
     };
     let map = (0..words.len()).filter(empty).nth(1);
-    let unlocked = |map: &usize| words.get(map - MUTEX..*map).is_some_and(|mutex| mutex == [0; MUTEX]);
+    let unlocked = |map: &usize| {
+        let mutex = map.checked_sub(MUTEX).and_then(|start| words.get(start..*map));
+        mutex.is_some_and(|mutex| mutex == [0; MUTEX])
+    };
     match map.filter(unlocked) {
         Some(map) => _ = RUNNERS.set(address(map)),
         None => tracing::debug!("V8's platform is not as expected: task runners of isolates that end will stay"),

@@ -21,7 +21,7 @@ const ENTRIES: usize = 4096 + 1024;
 const BYTES: usize = ENTRIES * ENTRY * size_of::<usize>();
 /// Caches of an isolate.
 const CACHES: usize = 3;
-/// Words of an isolate that are searched, at most: it has about 100 KiB.
+/// Words of an isolate that are searched, at most: it has some 9,000.
 const SEARCHED: usize = 32 << 10;
 
 /// Gives back what can be of the caches of this thread's isolate. After a full garbage collection, which makes them vacant.
