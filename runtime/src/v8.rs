@@ -12,6 +12,7 @@ mod buffers;
 mod call;
 mod code_cache;
 mod convert;
+mod discard;
 mod fatal;
 mod function;
 mod heap;
@@ -19,15 +20,21 @@ mod host_calls;
 mod instance;
 mod isolate;
 mod loader;
+mod lookup_caches;
 mod ops;
 mod pages;
+mod peek;
 mod platform;
 mod pool;
 mod pressure;
 mod rejections;
+mod remains;
 mod residents;
+mod runners;
 mod soft_limits;
+mod stack;
 mod stack_trace;
+mod stub_caches;
 mod thread;
 mod thread_id;
 mod trim;
@@ -69,7 +76,7 @@ pub struct V8Config {
     /// Default none.
     pub memory_high_bytes: Option<u64>,
     /// Lets the kernel merge pages of this process that are alike (KSM), if it is set up to (`/sys/kernel/mm/ksm/run`):
-    /// idle isolates share nearly a third of theirs. A page that was merged takes longer to write to, from which functions
+    /// idle isolates share about a tenth of theirs. A page that was merged takes longer to write to, from which functions
     /// might tell what others in the process have in memory. Default no.
     pub merge_memory: bool,
     /// Awake instances of all functions together. Default 1,000: V8 needs some 32 memory mappings for each, of which Linux

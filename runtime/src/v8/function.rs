@@ -292,7 +292,7 @@ impl Workload {
         let restart = {
             let mut queue = self.queue.lock();
             let restart = queue.lose(instance, instance.take_back());
-            queue.members.retain(|member| !Arc::ptr_eq(&member.instance, instance));
+            queue.remove(instance);
             restart
         };
         if restart {
@@ -308,7 +308,7 @@ impl Workload {
             .is_some_and(|member| member.phase == Phase::Parked);
         let done = parked && queue.calls.is_empty();
         if done {
-            queue.members.retain(|member| !Arc::ptr_eq(&member.instance, instance));
+            queue.remove(instance);
         }
         done
     }
@@ -425,6 +425,14 @@ impl Phase {
 }
 
 impl Queue {
+    /// Without room for more where none is left: what a hibernating function has is to be little.
+    fn remove(&mut self, instance: &Arc<Instance>) {
+        self.members.retain(|member| !Arc::ptr_eq(&member.instance, instance));
+        if self.members.is_empty() {
+            self.members = Vec::new();
+        }
+    }
+
     fn member(&mut self, instance: &Arc<Instance>) -> Option<&mut Member> {
         self.members
             .iter_mut()

@@ -11,7 +11,7 @@ use std::thread;
 
 use deno_core::{JsRuntime, v8_set_flags};
 
-use super::{fatal, pages};
+use super::{fatal, pages, runners};
 
 /// V8's flags beside deno_core's own.
 const FLAGS: [&str; 2] = [
@@ -75,6 +75,7 @@ fn start_platform() -> Result<Sender<Spawn>, String> {
             _ = ready.send(Err(error));
             return;
         }
+        runners::install();
         _ = ready.send(Ok(()));
         for Spawn {
             name,

@@ -49,11 +49,13 @@ pub(super) struct Assignment {
 }
 
 /// The body of an isolate thread; it ends without a function when the pool is dropped.
+#[allow(unsafe_code, reason = "only here it is known that nothing of an isolate is left")]
 pub(super) fn run(params: IsolateParams, turn: Option<Turn>, mut assignment: oneshot::Receiver<Assignment>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "an isolate thread has no runtime"),
     };
+    let mut remains = None;
     runtime.block_on(async {
         let mut isolate = Isolate::new(params);
         let assignment = match assignment.try_recv() {
@@ -114,6 +116,7 @@ pub(super) fn run(params: IsolateParams, turn: Option<Turn>, mut assignment: one
                 engine.refill();
             }
         }
+        remains = isolate.remains();
         // The isolate first: dropping it may take a while, during which the instance still counts.
         drop(isolate);
         link.workload.logs.flush();
@@ -121,6 +124,10 @@ pub(super) fn run(params: IsolateParams, turn: Option<Turn>, mut assignment: one
         drop(resident);
     });
     drop(runtime);
+    if let Some(remains) = remains {
+        // SAFETY: nothing is left of the isolate and of the tasks beside it.
+        unsafe { remains.free() };
+    }
     trim::soon();
 }
 

@@ -9,6 +9,8 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::runners;
+
 /// How long no isolate must have ended; those that are dropped together are trimmed together.
 const QUIET: Duration = Duration::from_millis(250);
 /// The longest wait for that.
@@ -40,6 +42,7 @@ fn start() -> Option<SyncSender<()>> {
                 }
             }
             let begun = Instant::now();
+            runners::forget();
             trim();
             let took = begun.elapsed();
             tracing::trace!(?took, "trimmed memory");
