@@ -225,6 +225,24 @@ async fn what_the_host_gives_counts_and_is_not_refused() {
 }
 
 #[tokio::test]
+async fn payloads_that_are_not_kept_do_not_count_for_ever() {
+    let _turn = turn().await;
+    for source in [
+        "(subject, payload) => payload",
+        "export default async (msg) => { await null; return msg.data }",
+    ] {
+        let function = limited(128, 16).load(source).await.unwrap();
+        let payload = "x".repeat(256 << 10);
+        for call in 0..1_000 {
+            let reply = function.call("s", payload.clone()).await;
+            let reply = reply.unwrap_or_else(|error| panic!("{source}: call {call}: {error}"));
+            assert_eq!(reply.body.len(), payload.len());
+        }
+        assert!(hits(&function, Limit::BufferBytes).is_empty(), "{source}");
+    }
+}
+
+#[tokio::test]
 async fn buffers_that_v8_makes_by_the_way_end_the_function() {
     let _turn = turn().await;
     let source = "(subject, payload) => { if (payload.length === 0) return 'well'; \

@@ -3,7 +3,8 @@
 //!
 //! What the function asks for is refused beyond its limit, so that it gets a `RangeError` or, from `memory.grow`, a -1.
 //! What the host gives it (payloads, answers of host calls) cannot be refused, because V8 aborts when Rust asks in vain;
-//! it is counted all the same, and an isolate that is [`OVERRUN_BYTES`] beyond its limit that way is ended.
+//! it is counted all the same, and an isolate that is [`OVERRUN_BYTES`] beyond its limit that way is ended. Before that
+//! its garbage is collected: V8 does not do so in time for payloads that follow each other.
 
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
 use std::cell::RefCell;
@@ -42,6 +43,8 @@ pub(crate) trait MemoryOwner: Send + Sync {
 pub(crate) struct Account {
     used: AtomicU64,
     limit: AtomicU64,
+    /// Bytes held beyond which garbage is collected before the host gives more.
+    crowded: AtomicU64,
     heap_limit: AtomicU64,
     /// Bytes of large objects on the heap, and the last total of them that was refused.
     large: AtomicU64,
@@ -68,6 +71,7 @@ impl Account {
         let account = Arc::new(Self {
             used: AtomicU64::new(0),
             limit: AtomicU64::new(u64::MAX),
+            crowded: AtomicU64::new(u64::MAX),
             heap_limit: AtomicU64::new(u64::MAX),
             large: AtomicU64::new(0),
             large_refused: AtomicU64::new(0),
@@ -83,6 +87,7 @@ impl Account {
     /// Gives the isolate to a function, whose limits hold from now on.
     pub(crate) fn assign(&self, limits: &Limits, owner: Arc<dyn MemoryOwner>) {
         self.limit.store(limits.buffer_bytes, Ordering::Relaxed);
+        self.expect_crowding(0);
         self.heap_limit.store(limits.heap_bytes, Ordering::Relaxed);
         _ = self.owner.set(owner);
     }
@@ -118,6 +123,23 @@ impl Account {
     pub(crate) fn charge(&self, bytes: u64) {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.check(used);
+    }
+
+    /// Collects the garbage of the isolate, if there is too much to give it so many bytes more. Called by the host, outside
+    /// of V8.
+    fn make_room(&self, isolate: &mut v8::Isolate, bytes: u64) {
+        if self.used().saturating_add(bytes) > self.crowded.load(Ordering::Relaxed) {
+            isolate.low_memory_notification();
+            self.expect_crowding(self.used());
+        }
+    }
+
+    /// Garbage is worth collecting at the limit; or, where so much is held that collecting it does not help, half-way to
+    /// the end.
+    fn expect_crowding(&self, used: u64) {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let crowded = limit.max(used.saturating_add(OVERRUN_BYTES / 2));
+        self.crowded.store(crowded, Ordering::Relaxed);
     }
 
     /// Ends the isolate when it holds too much: `held` is a count of V8's or of ours.
@@ -269,16 +291,17 @@ unsafe extern "C" fn drop_account(account: *const Account) {
     drop(unsafe { Arc::from_raw(account) });
 }
 
-/// A backing store over bytes that the host gives to the function of this thread's isolate: counted, never refused.
+/// A backing store over a copy of bytes that the host gives to the function of this thread's isolate: counted, never
+/// refused.
 #[allow(unsafe_code, reason = "V8 frees the bytes through a callback")]
-pub(crate) fn backing_store(bytes: Vec<u8>) -> v8::UniqueRef<v8::BackingStore> {
+pub(crate) fn backing_store(isolate: &mut v8::Isolate, bytes: &[u8]) -> v8::UniqueRef<v8::BackingStore> {
     let Some(account) = current().filter(|_| !bytes.is_empty()) else {
-        return v8::ArrayBuffer::new_backing_store_from_vec(bytes);
+        return v8::ArrayBuffer::new_backing_store_from_vec(bytes.to_vec());
     };
-    let bytes = bytes.into_boxed_slice();
     let length = bytes.len();
+    account.make_room(isolate, length as u64);
     account.charge(length as u64);
-    let data = Box::into_raw(bytes).cast::<c_void>();
+    let data = Box::into_raw(Box::<[u8]>::from(bytes)).cast::<c_void>();
     let account = Arc::into_raw(account).cast_mut().cast();
     // SAFETY: `data` is a whole boxed slice of `length` bytes and `account` a counted reference; `free_boxed` takes both
     // back, once, when V8 drops the store.

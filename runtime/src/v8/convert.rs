@@ -20,7 +20,7 @@ pub(crate) fn to_uint8_array<'s>(
     let buffer = if bytes.is_empty() {
         v8::ArrayBuffer::new(scope, 0)
     } else {
-        let store = buffers::backing_store(bytes.to_vec()).make_shared();
+        let store = buffers::backing_store(scope, bytes).make_shared();
         v8::ArrayBuffer::with_backing_store(scope, &store)
     };
     v8::Uint8Array::new(scope, buffer, 0, bytes.len())
