@@ -42,9 +42,14 @@ impl ReplySink for ReplyTo {
         if self.cut.is_some() {
             return;
         }
-        match self.send(reply, Outbound::send_streamed) {
-            Ok(Some(true) | None) => {}
-            Ok(Some(false)) => {
+        let subject = self.reply_to.clone();
+        let sent = self.message(reply).map(|message| match subject.zip(message) {
+            Some((subject, (headers, body))) => self.outbound().send_streamed(subject, headers, body),
+            None => true,
+        });
+        match sent {
+            Ok(true) => {}
+            Ok(false) => {
                 let message = "the stream was cut: too many messages wait for NATS";
                 self.cut = Some(InvokeError::new(ErrorKind::Overloaded, message));
             }
@@ -76,14 +81,16 @@ impl ReplyTo {
         let elapsed = self.started.elapsed();
         let sent = match self.cut.take() {
             Some(error) => Err(error),
-            None => outcome.and_then(|reply| {
-                let send = |outbound: &Outbound, subject, headers, body| outbound.send(subject, headers, body);
-                self.send(reply, send)
-            }),
+            None => outcome.and_then(|reply| self.message(reply)),
         };
+        let sent = sent.map(|message| {
+            if let Some((subject, (headers, body))) = self.reply_to.take().zip(message) {
+                self.outbound().send(subject, headers, body);
+            }
+        });
         let Subscription { subject, target, .. } = &*self.subscription;
         match sent {
-            Ok(_) => target.reporter.succeeded(subject, elapsed),
+            Ok(()) => target.reporter.succeeded(subject, elapsed),
             Err(error) => {
                 self.fail(&error);
                 target.reporter.failed(subject, elapsed, &error);
@@ -91,18 +98,17 @@ impl ReplyTo {
         }
     }
 
-    /// Sends a reply in this way, if someone waits for one and it can be sent.
-    fn send<T>(
-        &self,
-        reply: Reply,
-        send: impl FnOnce(&Outbound, Subject, Option<HeaderMap>, Bytes) -> T,
-    ) -> Result<Option<T>, InvokeError> {
-        let Some(reply_to) = &self.reply_to else {
+    fn outbound(&self) -> &Outbound {
+        &self.subscription.target.outbound
+    }
+
+    /// Headers and body of a reply, if someone waits for one and it can be sent.
+    fn message(&self, reply: Reply) -> Result<Option<(Option<HeaderMap>, Bytes)>, InvokeError> {
+        if self.reply_to.is_none() {
             return Ok(None);
-        };
+        }
         let headers = header_map(&reply.headers)?;
-        let outbound = &self.subscription.target.outbound;
-        let limit = outbound.client().max_payload();
+        let limit = self.outbound().client().max_payload();
         let len = wire_len(headers.as_ref(), &reply.body);
         if len > limit {
             return Err(InvokeError::new(
@@ -110,13 +116,13 @@ impl ReplyTo {
                 format!("the reply has {len} bytes with its headers, the server takes {limit}"),
             ));
         }
-        Ok(Some(send(outbound, reply_to.clone(), headers, reply.body)))
+        Ok(Some((headers, reply.body)))
     }
 
     fn fail(&self, error: &InvokeError) {
         if let Some(reply_to) = &self.reply_to {
-            let outbound = &self.subscription.target.outbound;
-            outbound.send(reply_to.clone(), Some(error_headers(error)), Bytes::new());
+            self.outbound()
+                .send(reply_to.clone(), Some(error_headers(error)), Bytes::new());
         }
     }
 }
