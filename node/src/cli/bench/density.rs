@@ -37,11 +37,14 @@ const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 /// The first calls to functions are paced, and their latency is told; the others only see that the functions are there.
 const MEASURED_CALLS: usize = 50;
 const PAUSE: Duration = Duration::from_millis(25);
-/// Memory has come to rest when it changes by less than a part in so many, in [`REST`]; it is waited for
-/// [`MAX_RESTS`] times that.
+/// Memory has come to rest when it has changed by less than a part in so many for some time; it is waited for
+/// [`PATIENCE`].
 const REST_PART: u64 = 500;
 const REST: Duration = Duration::from_millis(400);
-const MAX_RESTS: u32 = 25;
+/// The engine collects the garbage of functions that have been idle for two seconds, and gives back what they do not need.
+const REST_AWAKE: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(15);
 /// What an awake function may need at most, as a guess that decides whether there is room for all.
 const ROOM_PER_FUNCTION: u64 = 3 << 20;
 
@@ -384,7 +387,11 @@ async fn probe<S: Stage>(
             }
         }
         if let Ok(points) = &mut memory {
-            match memory_at_rest(stage).await {
+            let rest = match state {
+                State::Awake => REST_AWAKE,
+                State::Hibernated => REST,
+            };
+            match memory_at_rest(stage, rest).await {
                 Ok(pss_bytes) => points.push(MemoryPoint {
                     functions: u32::try_from(functions.len()).unwrap_or(u32::MAX),
                     pss_bytes,
@@ -419,15 +426,17 @@ async fn probe<S: Stage>(
     })
 }
 
-async fn memory_at_rest(stage: &impl Stage) -> Result<u64, String> {
+async fn memory_at_rest(stage: &impl Stage, rest: Duration) -> Result<u64, String> {
+    let begun = Instant::now();
     let mut last = stage.memory().await?;
-    for _ in 0..MAX_RESTS {
-        sleep(REST).await;
+    let mut since = begun;
+    while since.elapsed() < rest && begun.elapsed() < PATIENCE {
+        sleep(LOOK).await;
         let memory = stage.memory().await?;
-        if memory.abs_diff(last) < memory / REST_PART {
-            return Ok(memory);
+        if memory.abs_diff(last) >= memory / REST_PART {
+            last = memory;
+            since = Instant::now();
         }
-        last = memory;
     }
     Ok(last)
 }
