@@ -195,9 +195,7 @@ impl Shared {
 
     /// Makes up for the isolates that were assigned; called when the haste is over.
     fn refill(&self) {
-        if let Err(error) = self.pool.refill() {
-            tracing::warn!(%error, "the pool of isolates could not be refilled");
-        }
+        self.pool.refill_or_warn();
     }
 
     /// Milliseconds from the start of the engine.

@@ -1,6 +1,7 @@
 //! Blank isolates, made before anybody needs them, each on a thread of its own that waits for a function.
 //!
-//! They are made one after the other: several at once would keep the functions that run from their processors.
+//! They are made one after the other: several at once would keep the functions that run from their processors. Where
+//! somebody waits for the one that is being made, the next is made beside it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -39,8 +40,8 @@ impl Turn {
     pub(super) fn pass(self) {
         let pool = self.0.upgrade();
         drop(self);
-        if let Some(Err(error)) = pool.map(|pool| pool.refill()) {
-            tracing::warn!(%error, "the pool of isolates could not be refilled");
+        if let Some(pool) = pool {
+            pool.refill_or_warn();
         }
     }
 }
@@ -85,11 +86,15 @@ impl Pool {
     }
 
     /// Gives the function to a blank isolate, or to a new one when none is there that suits it.
-    pub(super) fn assign(&self, assignment: Assignment) -> Result<(), (Assignment, LoadError)> {
+    pub(super) fn assign(self: &Arc<Self>, assignment: Assignment) -> Result<(), (Assignment, LoadError)> {
+        let mut behind = false;
         let blank = match IsolateParams::for_function(&self.config, assignment.workload.limits()) {
             Some(params) => spawn(params),
             None => {
-                let pooled = self.state.lock().blanks.pop_front();
+                let mut state = self.state.lock();
+                let pooled = state.blanks.pop_front();
+                behind = pooled.is_some() && state.blanks.is_empty() && std::mem::take(&mut state.refilling);
+                drop(state);
                 pooled.map_or_else(|| spawn(IsolateParams::pooled(&self.config)), Ok)
             }
         };
@@ -97,10 +102,21 @@ impl Pool {
             Ok(blank) => blank,
             Err(error) => return Err((assignment, LoadError::Engine(error.to_string()))),
         };
-        blank.send(assignment).map_err(|assignment| {
+        let sent = blank.send(assignment).map_err(|assignment| {
             let error = LoadError::Engine("a blank isolate's thread had ended".into());
             (assignment, error)
-        })
+        });
+        if behind {
+            self.refill_or_warn();
+        }
+        sent
+    }
+
+    /// As [`refill`](Self::refill), where it can be done without.
+    pub(super) fn refill_or_warn(self: &Arc<Self>) {
+        if let Err(error) = self.refill() {
+            tracing::warn!(%error, "the pool of isolates could not be refilled");
+        }
     }
 }
 
