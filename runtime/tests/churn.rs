@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nex_runtime::engine::Limits;
@@ -156,4 +157,25 @@ async fn a_burst_that_hibernates_gives_its_memory_back_and_wakes_again() {
     for function in burst(Duration::from_millis(300), |_| {}).await {
         assert_eq!(function.call("s", "awake again?").await.unwrap().body, "awake again?");
     }
+}
+
+#[tokio::test]
+async fn an_engine_that_ends_while_it_makes_isolates_ends_quietly() {
+    static PANICS: AtomicUsize = AtomicUsize::new(0);
+    let _turn = turn().await;
+    // V8's own threads stay.
+    let harness = harness(Duration::from_secs(3600));
+    load_and_call(&harness).await;
+    drop(harness);
+    let before = wait_until("warming up", |now| now.threads <= 24).await;
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        report(panic);
+    }));
+    for _ in 0..20 {
+        drop(V8Engine::new(V8Config::default()).unwrap());
+    }
+    wait_until("threads are left", |now| now.threads <= before.threads).await;
+    assert_eq!(PANICS.load(Ordering::Relaxed), 0);
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::sleep;
 
 use super::buffers::MemoryOwner;
@@ -64,7 +64,8 @@ pub(super) fn run(params: IsolateParams, turn: Option<Turn>, mut assignment: one
                 drop(turn);
                 assignment
             }
-            Err(_) => {
+            Err(TryRecvError::Closed) => return,
+            Err(TryRecvError::Empty) => {
                 isolate = isolate.and_then(Isolate::warmed_up);
                 if let Some(turn) = turn {
                     turn.pass();
