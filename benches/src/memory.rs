@@ -240,10 +240,11 @@ async fn density(scale: &Scale, merge_memory: bool) -> Result<String> {
 fn density_row(what: &str, points: &[(usize, u64)], count: usize) -> Result<Vec<String>> {
     let (first, from) = points.first().copied().context("no point")?;
     let (last, to) = points.last().copied().context("no point")?;
-    let (each, per_gib) = if last > first {
-        let each = (to as f64 - from as f64) / (last - first) as f64;
+    let (each, per_gib) = if last > first && to > from {
+        let each = (to - from) as f64 / (last - first) as f64;
         (format!("{:.0}", each / 1024.0), thousands(GIB / each))
     } else {
+        // None yet, or so little that it does not show among other changes.
         (String::new(), String::new())
     };
     Ok(vec![
