@@ -62,7 +62,7 @@ use crate::engine::{Engine, Function, FunctionHost, FunctionSpec, Limits, LoadEr
 /// Settings of a [`V8Engine`].
 #[derive(Debug, Clone)]
 pub struct V8Config {
-    /// Blank isolates kept ready. Default 4; 0 makes each one when it is needed, in about 2 ms.
+    /// Blank isolates kept ready. Default 4; 0 makes each one when it is needed, in about 3 ms.
     pub pool_size: usize,
     /// Bytes of JavaScript heap of the pooled isolates. Default 128 MiB. A function that is to have less gets an isolate
     /// that is made for it.
