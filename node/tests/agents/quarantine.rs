@@ -247,3 +247,32 @@ async fn a_quarantined_function_can_be_undeployed_and_the_pool_shut_down() {
     within(pool.shutdown()).await;
     assert_eq!(within(call(&kept, "")).await.unwrap_err().kind, ErrorKind::NotReady);
 }
+
+#[tokio::test]
+async fn a_quarantine_keeps_nobody_from_the_next_warm_agent() {
+    let pool = pool(v8_config(), 1, MINUTE).await;
+    let (echo, _host) = try_load(&pool, spec("ns", "echo", "(s, p) => p")).await;
+    let (echo, (function, mut host)) = (echo.unwrap(), try_load(&pool, moody(MOODY)).await);
+    // It shares the record of the offender, and so the quarantine, but not the offence: it has to be moved.
+    let twin = FunctionSpec {
+        name: "twin".into(),
+        id: "twin".into(),
+        ..moody(MOODY)
+    };
+    let (twin, mut twin_host) = try_load(&pool, twin).await;
+    let _twin = twin.unwrap();
+    within(async {
+        while pool.available_agents() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let mut events = pool.subscribe();
+
+    offend(&function.unwrap(), &mut host).await;
+    quarantined(&mut twin_host).await;
+    let started = async { while !matches!(events.recv().await.unwrap(), AgentEvent::Started { .. }) {} };
+    within(started).await;
+    assert_eq!(text(&within(call(&echo, "x")).await.unwrap()), "x");
+    pool.shutdown().await;
+}

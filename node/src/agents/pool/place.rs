@@ -177,7 +177,8 @@ impl Pool {
     }
 
     /// Moves a function that is served where it is until then. Such functions take turns: loading all at once would keep
-    /// them, and their neighbours, from their calls. Once its agent is dead, it moves at once.
+    /// them, and their neighbours, from their calls. Once its agent is dead, it moves at once. What takes longer than a turn,
+    /// a quarantine even, keeps neither others nor the next warm agent waiting.
     pub(super) fn spawn_move_in_turn(self: &Arc<Self>, slot: Arc<Slot>, agent: Arc<Agent>, leaving: Arc<Leaving>) {
         let pool = self.clone();
         self.spawn(async move {
@@ -188,10 +189,9 @@ impl Pool {
             };
             let mut moving = std::pin::pin!(pool.move_function(&slot));
             if tokio::time::timeout(TURN, &mut moving).await.is_err() {
-                drop(turn);
+                drop((turn, leaving));
                 moving.await;
             }
-            drop(leaving);
         });
     }
 
