@@ -16,6 +16,7 @@ pub mod events;
 pub mod identity;
 pub mod in_process;
 pub mod limits;
+pub mod machines;
 pub mod node;
 mod outbound;
 mod quarantine;
