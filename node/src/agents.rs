@@ -1,4 +1,4 @@
-//! The pool of agent processes. It is an [`Engine`], like V8 in this process, except that functions run in processes of
+//! The pool of agents. It is an [`Engine`], like V8 in this process, except that functions run in machines of
 //! their own: one for each namespace, replaced when it dies, falls silent or cannot be trusted any more, without the
 //! callers of [`Function::invoke`] having to know.
 //!
@@ -12,9 +12,9 @@ mod error;
 mod host_calls;
 mod incoming;
 mod pool;
-mod process;
 mod report;
 mod slot;
+mod start;
 mod supervisor;
 
 use std::sync::Arc;

@@ -64,6 +64,15 @@ pub struct ProcessInfo {
     pub in_flight: usize,
     /// Resident memory in bytes; 0 if unknown.
     pub rss_bytes: u64,
+    /// What separates it from others: the name of a machine driver.
+    pub driver: &'static str,
+    /// Whether its machine is a copy of a template.
+    pub restored: bool,
+    /// How long it took to start.
+    pub started_in: Duration,
+    /// What it and its machine take on the host in bytes, with what is shared divided among those who share it; 0 if
+    /// unknown.
+    pub host_bytes: u64,
 }
 
 /// A loaded function.

@@ -120,6 +120,10 @@ fn summary(agent: ProcessInfo) -> AgentSummary {
         instances: agent.instances,
         in_flight: agent.in_flight,
         rss_bytes: agent.rss_bytes,
+        driver: agent.driver.to_owned(),
+        restored: agent.restored,
+        start_us: u64::try_from(agent.started_in.as_micros()).unwrap_or(u64::MAX),
+        host_bytes: agent.host_bytes,
     }
 }
 
