@@ -110,6 +110,14 @@ impl Engine for AgentPool {
         self.available()
     }
 
+    fn driver(&self) -> &'static str {
+        self.pool.config.driver.kind().as_str()
+    }
+
+    fn is_sandboxed(&self) -> bool {
+        self.pool.config.driver.is_sandbox()
+    }
+
     fn processes(&self) -> Vec<ProcessInfo> {
         self.agents().into_iter().map(ProcessInfo::from).collect()
     }

@@ -7,6 +7,7 @@
 
 pub(crate) mod child;
 mod process;
+mod runtime_dir;
 mod source;
 
 use std::fmt;
@@ -21,12 +22,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
 pub use self::process::{ProcessConfig, ProcessDriver};
+pub use self::runtime_dir::RuntimeDir;
 pub use self::source::MachineSource;
 
 /// Starts machines of one kind.
 pub trait MachineDriver: fmt::Debug + Send + Sync + 'static {
     /// Which one it is.
     fn kind(&self) -> DriverKind;
+
+    /// Whether code that breaks out of an agent is still confined.
+    fn is_sandbox(&self) -> bool {
+        self.kind().is_virtual()
+    }
 
     /// Starts a machine and returns once its agent waits for the link. A machine that is dropped is killed, and leaves
     /// nothing behind.

@@ -37,6 +37,16 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
         1
     }
 
+    /// What keeps its functions apart from this process: the name of a machine driver.
+    fn driver(&self) -> &'static str {
+        "in_process"
+    }
+
+    /// Whether code that breaks out of the engine is still confined.
+    fn is_sandboxed(&self) -> bool {
+        false
+    }
+
     /// The processes it runs functions in, apart from this one.
     fn processes(&self) -> Vec<ProcessInfo> {
         Vec::new()

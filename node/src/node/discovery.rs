@@ -30,7 +30,7 @@ impl Shared {
             && request.os.iter().all(|os| tagged("nex.os", os))
             && request
                 .sandboxed
-                .is_none_or(|sandboxed| sandboxed != self.config.no_sandbox)
+                .is_none_or(|sandboxed| sandboxed == self.engine.is_sandboxed())
             && request.tags.iter().all(|(key, value)| tagged(key, value))
             && request
                 .workload_types
