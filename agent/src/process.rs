@@ -3,7 +3,7 @@
 //! The process ends when its link does, so it never outlives its node, and ends by `_exit`: threads may be busy in code
 //! that cannot be stopped, and no destructor may run beside them.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
@@ -15,16 +15,20 @@ use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::confine::{self, ConfineOptions, Layer};
 use crate::crash;
 use crate::link::LinkError;
 use crate::session::{self, SessionEnd};
 
-/// Where the link is.
+/// Where the link is, and what the process may do beside.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Options {
     /// Connect to the node at this Unix socket; without it the link is standard input, a connected socket.
     #[arg(long, value_name = "PATH")]
     pub link_path: Option<PathBuf>,
+    /// Layers of confinement.
+    #[command(flatten)]
+    pub confinement: ConfineOptions,
 }
 
 /// Exit code of an agent that panicked.
@@ -36,6 +40,8 @@ enum Exit {
     Ok = 0,
     /// The engine did not start.
     Engine = 70,
+    /// The process could not be confined.
+    Confinement = 71,
     /// There is no link, or it failed.
     Link = 74,
     /// The node does not keep to the protocol, or to another version of it.
@@ -46,9 +52,11 @@ enum Exit {
 /// Runs the agent until its link ends, then ends the process.
 ///
 /// Call it in `main` before any other thread exists: `engine` is called on this thread first of all, because V8 wants
-/// to be set up before the threads that will use it.
+/// to be set up before the threads that will use it. With the layer of namespaces, `main` runs twice: what comes before
+/// this call must bear that.
 pub fn run<E: std::fmt::Display>(options: &Options, engine: impl FnOnce() -> Result<Arc<dyn Engine>, E>) -> ! {
     start_logs();
+    confine(options);
     exit_on_panic();
     if let Err(error) = crash::report_signals() {
         tracing::warn!(%error, "if this process crashes, it will not say of what");
@@ -62,6 +70,36 @@ pub fn run<E: std::fmt::Display>(options: &Options, engine: impl FnOnce() -> Res
     };
     tracing::debug!(?exit, "exit");
     exit_now(exit);
+}
+
+/// Returns in the process that is to serve, with all its layers on.
+fn confine(options: &Options) {
+    if options.confinement.probe_confinement {
+        let printed = serde_json::to_writer(io::stdout(), &confine::probe(&options.confinement))
+            .map_err(io::Error::from)
+            .and_then(|()| io::stdout().write_all(b"\n"));
+        if let Err(error) = printed {
+            tracing::error!("{error}");
+        }
+        exit_now(Exit::Ok);
+    }
+    let without_paths = [Layer::Namespaces, Layer::Landlock, Layer::Seccomp];
+    if options.link_path.is_some()
+        && let Some(layer) = without_paths.into_iter().find(|layer| options.confinement.has(*layer))
+    {
+        tracing::error!(
+            "--link-path: with --confine={layer} no socket can be connected to; give the link as standard input"
+        );
+        exit_now(Exit::Confinement);
+    }
+    match confine::enter(&options.confinement) {
+        Ok(None) => {}
+        Ok(Some(ended)) => confine::end_like(ended),
+        Err(error) => {
+            tracing::error!("not confined: {error}");
+            exit_now(Exit::Confinement);
+        }
+    }
 }
 
 /// Logs go to standard error without time or colour: the node reads them there and logs them as its own.
@@ -152,12 +190,5 @@ fn inherited_link() -> io::Result<StdUnixStream> {
 
 /// Ends the process at once: no destructors, no `atexit` handlers.
 fn exit_now(exit: Exit) -> ! {
-    #[allow(unsafe_code, reason = "std has no exit that skips atexit handlers")]
-    mod c {
-        // SAFETY: the declaration is the one of POSIX; the function takes any number and touches no memory of ours.
-        unsafe extern "C" {
-            pub(super) safe fn _exit(code: i32) -> !;
-        }
-    }
-    c::_exit(exit as i32)
+    confine::exit(exit as i32)
 }
