@@ -2,6 +2,7 @@
 //! no network; all it has is the [`link`], and everything its functions ask for is a frame on it.
 
 pub mod crash;
+pub mod guest;
 pub mod link;
 pub mod process;
 pub mod session;
