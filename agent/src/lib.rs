@@ -3,6 +3,7 @@
 
 pub mod confine;
 pub mod crash;
+pub mod guest;
 pub mod link;
 pub mod process;
 pub mod session;

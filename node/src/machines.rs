@@ -6,6 +6,7 @@
 //! [`MachineSource`] boots once and restores from then on.
 
 pub(crate) mod child;
+pub(crate) mod guest;
 mod process;
 mod runtime_dir;
 mod source;
