@@ -6,6 +6,8 @@
 //! `templates` boots once and restores from then on.
 
 pub(crate) mod child;
+pub mod image;
+pub mod resources;
 
 use std::fmt;
 use std::io;
