@@ -7,7 +7,9 @@
 
 pub(crate) mod child;
 pub(crate) mod guest;
+pub mod image;
 mod process;
+pub mod resources;
 mod runtime_dir;
 mod source;
 
