@@ -6,8 +6,10 @@
 //! `templates` boots once and restores from then on.
 
 pub(crate) mod child;
+pub mod firecracker;
 pub(crate) mod guest;
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -57,7 +59,7 @@ pub trait Templating: Send + Sync {
 }
 
 /// One machine. Dropping the last handle kills it.
-pub trait Machine: fmt::Debug + Send + Sync + 'static {
+pub trait Machine: Any + fmt::Debug + Send + Sync + 'static {
     /// The process on this host that it is, or that runs it.
     fn pid(&self) -> u32;
 
@@ -165,6 +167,8 @@ pub struct MachineStats {
     pub proportional_bytes: u64,
     /// Processor time it has used.
     pub cpu_time: Duration,
+    /// Memory that its guest could still use in bytes, by its own account, if it gives one.
+    pub guest_available_bytes: Option<u64>,
 }
 
 /// How a machine was started.
