@@ -1,7 +1,7 @@
-//! What runs in a virtual machine beside the agent: `nex-init`, its first process, and the [`control`] protocol by which
-//! the node on the host tells it what to do.
+//! What an agent and its node have to do with a virtual machine: the [`control`] protocol by which the node tells the
+//! machine's first process, `nex-init`, what to do, and the way by which the agent gets its link from it.
 //!
-//! A machine has no network. All it has are byte streams to its host: one for control, one that becomes the agent's link,
-//! and one for logs.
+//! `nex-init` itself is `bin/nex-init`; it compiles these files too, because with the whole library it would carry V8.
 
 pub mod control;
+pub(crate) mod handover;

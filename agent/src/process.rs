@@ -11,12 +11,15 @@ use std::sync::Arc;
 
 use clap::Args;
 use nex_runtime::engine::Engine;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::crash;
-use crate::link::LinkError;
+use crate::guest::handover;
+use crate::link::{LinkError, descriptor};
 use crate::session::{self, SessionEnd};
 
 /// Where the link is.
@@ -25,6 +28,9 @@ pub struct Options {
     /// Connect to the node at this Unix socket; without it the link is standard input, a connected socket.
     #[arg(long, value_name = "PATH")]
     pub link_path: Option<PathBuf>,
+    /// Standard input is a socket to nex-init, which sends the link's descriptor when the virtual machine is to work
+    #[arg(long, conflicts_with = "link_path")]
+    pub wait_for_link: bool,
 }
 
 /// Exit code of an agent that panicked.
@@ -97,29 +103,27 @@ fn serve(options: &Options, engine: Arc<dyn Engine>) -> Exit {
             return Exit::Link;
         }
     };
-    runtime.block_on(async {
-        let served = async {
-            ignore_signals()?;
-            let (reader, writer) = connect(options).await?.into_split();
-            session::serve(reader, writer, engine).await
-        };
-        match served.await {
-            Ok(SessionEnd::Closed | SessionEnd::Drained) => Exit::Ok,
-            Err(LinkError::Io(error)) => {
-                tracing::error!("{error}");
-                Exit::Link
-            }
-            Err(error) => {
-                tracing::error!("{error}");
-                Exit::Protocol
-            }
+    let served = ignore_signals_on(&runtime)
+        .and_then(|()| connect(options, &engine, &runtime))
+        .map_err(LinkError::from)
+        .and_then(|(reader, writer)| runtime.block_on(session::serve(reader, writer, engine)));
+    match served {
+        Ok(SessionEnd::Closed | SessionEnd::Drained) => Exit::Ok,
+        Err(LinkError::Io(error)) => {
+            tracing::error!("{error}");
+            Exit::Link
         }
-    })
+        Err(error) => {
+            tracing::error!("{error}");
+            Exit::Protocol
+        }
+    }
 }
 
 /// Ctrl-C in a terminal and a service manager's stop reach the whole process group. They are the node's to act on: it
 /// drains its agents, and its end ends them.
-fn ignore_signals() -> io::Result<()> {
+fn ignore_signals_on(runtime: &Runtime) -> io::Result<()> {
+    let _runtime = runtime.enter();
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
         // The handler stays in place although nobody listens to it.
         drop(signal(kind)?);
@@ -127,13 +131,27 @@ fn ignore_signals() -> io::Result<()> {
     Ok(())
 }
 
-async fn connect(options: &Options) -> io::Result<UnixStream> {
-    if let Some(path) = &options.link_path {
-        return UnixStream::connect(path).await;
+/// The halves of the link.
+type Halves = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
+
+fn connect(options: &Options, engine: &Arc<dyn Engine>, runtime: &Runtime) -> io::Result<Halves> {
+    if options.wait_for_link {
+        let mut init = inherited_link()?;
+        // What there is by now is in each copy of this machine.
+        runtime.block_on(engine.ready());
+        let link = handover::wait_for_link(&mut init)?;
+        let _runtime = runtime.enter();
+        let (reader, writer) = descriptor::split(link)?;
+        return Ok((Box::new(reader), Box::new(writer)));
     }
-    let link = inherited_link()?;
+    let link = match &options.link_path {
+        Some(path) => StdUnixStream::connect(path)?,
+        None => inherited_link()?,
+    };
     link.set_nonblocking(true)?;
-    UnixStream::from_std(link)
+    let _runtime = runtime.enter();
+    let (reader, writer) = UnixStream::from_std(link)?.into_split();
+    Ok((Box::new(reader), Box::new(writer)))
 }
 
 /// Takes the socket out of standard input, so that no child process inherits it.

@@ -32,6 +32,11 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// [`LoadError`], with the position for a syntax error and the stack for a top level that throws.
     fn load(&self, spec: FunctionSpec, host: FunctionHost) -> BoxFuture<'static, Result<Arc<dyn Function>, LoadError>>;
 
+    /// Resolves when everything is there that the engine makes in advance, so that a process can be copied with it.
+    fn ready(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Agents that are ready for a workload; an engine in this process counts as one.
     fn available_agents(&self) -> usize {
         1
