@@ -13,14 +13,15 @@ const IN_THREAD: &str = " in thread ";
 /// Bytes that Linux keeps of a thread's name.
 pub const MAX_THREAD_NAME: usize = 15;
 
-/// Signals by which code ends its own process.
-const FATAL: [libc::c_int; 6] = [
+/// Signals by which code ends its own process; by the last one the filter on system calls does, see `confine`.
+const FATAL: [libc::c_int; 7] = [
     libc::SIGABRT,
     libc::SIGILL,
     libc::SIGTRAP,
     libc::SIGBUS,
     libc::SIGFPE,
     libc::SIGSEGV,
+    libc::SIGSYS,
 ];
 
 /// The name of the thread that an agent died of, if this is the line in which it says so.
@@ -65,6 +66,7 @@ extern "C" fn on_signal(signal: libc::c_int) {
         libc::SIGTRAP => " (SIGTRAP)",
         libc::SIGBUS => " (SIGBUS)",
         libc::SIGFPE => " (SIGFPE)",
+        libc::SIGSYS => " (SIGSYS)",
         _ => " (SIGSEGV)",
     });
     // SAFETY: raise has no preconditions. It takes effect when this handler returns.

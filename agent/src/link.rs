@@ -21,6 +21,7 @@
 //! room, streamed replies wait a moment and then end their stream, log lines are dropped and counted. Frames that are
 //! few by nature (answers, health) always go out.
 
+pub(crate) mod descriptor;
 mod frame;
 mod message;
 mod outbox;

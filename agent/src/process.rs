@@ -3,7 +3,7 @@
 //! The process ends when its link does, so it never outlives its node, and ends by `_exit`: threads may be busy in code
 //! that cannot be stopped, and no destructor may run beside them.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
@@ -11,20 +11,30 @@ use std::sync::Arc;
 
 use clap::Args;
 use nex_runtime::engine::Engine;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::confine::{self, ConfineOptions, Layer};
 use crate::crash;
-use crate::link::LinkError;
+use crate::guest::handover;
+use crate::link::{LinkError, descriptor};
 use crate::session::{self, SessionEnd};
 
-/// Where the link is.
+/// Where the link is, and what the process may do beside.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Options {
     /// Connect to the node at this Unix socket; without it the link is standard input, a connected socket.
     #[arg(long, value_name = "PATH")]
     pub link_path: Option<PathBuf>,
+    /// Layers of confinement.
+    #[command(flatten)]
+    pub confinement: ConfineOptions,
+    /// Standard input is a socket to nex-init, which sends the link's descriptor when the virtual machine is to work
+    #[arg(long, conflicts_with = "link_path")]
+    pub wait_for_link: bool,
 }
 
 /// Exit code of an agent that panicked.
@@ -36,6 +46,8 @@ enum Exit {
     Ok = 0,
     /// The engine did not start.
     Engine = 70,
+    /// The process could not be confined.
+    Confinement = 71,
     /// There is no link, or it failed.
     Link = 74,
     /// The node does not keep to the protocol, or to another version of it.
@@ -46,9 +58,11 @@ enum Exit {
 /// Runs the agent until its link ends, then ends the process.
 ///
 /// Call it in `main` before any other thread exists: `engine` is called on this thread first of all, because V8 wants
-/// to be set up before the threads that will use it.
+/// to be set up before the threads that will use it. With the layer of namespaces, `main` runs twice: what comes before
+/// this call must bear that.
 pub fn run<E: std::fmt::Display>(options: &Options, engine: impl FnOnce() -> Result<Arc<dyn Engine>, E>) -> ! {
     start_logs();
+    confine(options);
     exit_on_panic();
     if let Err(error) = crash::report_signals() {
         tracing::warn!(%error, "if this process crashes, it will not say of what");
@@ -62,6 +76,36 @@ pub fn run<E: std::fmt::Display>(options: &Options, engine: impl FnOnce() -> Res
     };
     tracing::debug!(?exit, "exit");
     exit_now(exit);
+}
+
+/// Returns in the process that is to serve, with all its layers on.
+fn confine(options: &Options) {
+    if options.confinement.probe_confinement {
+        let printed = serde_json::to_writer(io::stdout(), &confine::probe(&options.confinement))
+            .map_err(io::Error::from)
+            .and_then(|()| io::stdout().write_all(b"\n"));
+        if let Err(error) = printed {
+            tracing::error!("{error}");
+        }
+        exit_now(Exit::Ok);
+    }
+    let without_paths = [Layer::Namespaces, Layer::Landlock, Layer::Seccomp];
+    if options.link_path.is_some()
+        && let Some(layer) = without_paths.into_iter().find(|layer| options.confinement.has(*layer))
+    {
+        tracing::error!(
+            "--link-path: with --confine={layer} no socket can be connected to; give the link as standard input"
+        );
+        exit_now(Exit::Confinement);
+    }
+    match confine::enter(&options.confinement) {
+        Ok(None) => {}
+        Ok(Some(ended)) => confine::end_like(ended),
+        Err(error) => {
+            tracing::error!("not confined: {error}");
+            exit_now(Exit::Confinement);
+        }
+    }
 }
 
 /// Logs go to standard error without time or colour: the node reads them there and logs them as its own.
@@ -97,29 +141,27 @@ fn serve(options: &Options, engine: Arc<dyn Engine>) -> Exit {
             return Exit::Link;
         }
     };
-    runtime.block_on(async {
-        let served = async {
-            ignore_signals()?;
-            let (reader, writer) = connect(options).await?.into_split();
-            session::serve(reader, writer, engine).await
-        };
-        match served.await {
-            Ok(SessionEnd::Closed | SessionEnd::Drained) => Exit::Ok,
-            Err(LinkError::Io(error)) => {
-                tracing::error!("{error}");
-                Exit::Link
-            }
-            Err(error) => {
-                tracing::error!("{error}");
-                Exit::Protocol
-            }
+    let served = ignore_signals_on(&runtime)
+        .and_then(|()| connect(options, &engine, &runtime))
+        .map_err(LinkError::from)
+        .and_then(|(reader, writer)| runtime.block_on(session::serve(reader, writer, engine)));
+    match served {
+        Ok(SessionEnd::Closed | SessionEnd::Drained) => Exit::Ok,
+        Err(LinkError::Io(error)) => {
+            tracing::error!("{error}");
+            Exit::Link
         }
-    })
+        Err(error) => {
+            tracing::error!("{error}");
+            Exit::Protocol
+        }
+    }
 }
 
 /// Ctrl-C in a terminal and a service manager's stop reach the whole process group. They are the node's to act on: it
 /// drains its agents, and its end ends them.
-fn ignore_signals() -> io::Result<()> {
+fn ignore_signals_on(runtime: &Runtime) -> io::Result<()> {
+    let _runtime = runtime.enter();
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
         // The handler stays in place although nobody listens to it.
         drop(signal(kind)?);
@@ -127,13 +169,27 @@ fn ignore_signals() -> io::Result<()> {
     Ok(())
 }
 
-async fn connect(options: &Options) -> io::Result<UnixStream> {
-    if let Some(path) = &options.link_path {
-        return UnixStream::connect(path).await;
+/// The halves of the link.
+type Halves = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
+
+fn connect(options: &Options, engine: &Arc<dyn Engine>, runtime: &Runtime) -> io::Result<Halves> {
+    if options.wait_for_link {
+        let mut init = inherited_link()?;
+        // What there is by now is in each copy of this machine.
+        runtime.block_on(engine.ready());
+        let link = handover::wait_for_link(&mut init)?;
+        let _runtime = runtime.enter();
+        let (reader, writer) = descriptor::split(link)?;
+        return Ok((Box::new(reader), Box::new(writer)));
     }
-    let link = inherited_link()?;
+    let link = match &options.link_path {
+        Some(path) => StdUnixStream::connect(path)?,
+        None => inherited_link()?,
+    };
     link.set_nonblocking(true)?;
-    UnixStream::from_std(link)
+    let _runtime = runtime.enter();
+    let (reader, writer) = UnixStream::from_std(link)?.into_split();
+    Ok((Box::new(reader), Box::new(writer)))
 }
 
 /// Takes the socket out of standard input, so that no child process inherits it.
@@ -152,12 +208,5 @@ fn inherited_link() -> io::Result<StdUnixStream> {
 
 /// Ends the process at once: no destructors, no `atexit` handlers.
 fn exit_now(exit: Exit) -> ! {
-    #[allow(unsafe_code, reason = "std has no exit that skips atexit handlers")]
-    mod c {
-        // SAFETY: the declaration is the one of POSIX; the function takes any number and touches no memory of ours.
-        unsafe extern "C" {
-            pub(super) safe fn _exit(code: i32) -> !;
-        }
-    }
-    c::_exit(exit as i32)
+    confine::exit(exit as i32)
 }

@@ -1,4 +1,4 @@
-//! The pool of agent processes. It is an [`Engine`], like V8 in this process, except that functions run in processes of
+//! The pool of agents. It is an [`Engine`], like V8 in this process, except that functions run in machines of
 //! their own: one for each namespace, replaced when it dies, falls silent or cannot be trusted any more, without the
 //! callers of [`Function::invoke`] having to know.
 //!
@@ -12,9 +12,9 @@ mod error;
 mod host_calls;
 mod incoming;
 mod pool;
-mod process;
 mod report;
 mod slot;
+mod start;
 mod supervisor;
 
 use std::sync::Arc;
@@ -108,6 +108,14 @@ impl Engine for AgentPool {
 
     fn available_agents(&self) -> usize {
         self.available()
+    }
+
+    fn driver(&self) -> &'static str {
+        self.pool.config.driver.kind().as_str()
+    }
+
+    fn is_sandboxed(&self) -> bool {
+        self.pool.config.driver.is_sandbox()
     }
 
     fn processes(&self) -> Vec<ProcessInfo> {

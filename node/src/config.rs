@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use crate::control::messages::NatsConnection;
 use crate::control::subjects;
 use crate::limits::{LimitError, LimitSet, MAX_REPLY_BYTES};
+use crate::machines::DriverKind;
 
 /// Configuration of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,11 +27,24 @@ pub struct NodeConfig {
     pub agent_handshake_timeout_ms: NonZeroU32,
     /// Milliseconds of silence after which an agent is given up. Default 750.
     pub agent_ping_timeout_ms: NonZeroU32,
-    /// Whether workloads run outside a virtual machine. Default and, until there are machines, only value: true.
-    pub no_sandbox: bool,
+    /// What functions run in. Default `process`; `in_process` needs `nex node up --unsafe-in-process` as well.
+    pub machine_driver: DriverKind,
+    /// Size of a virtual machine.
+    pub machine_template: MachineTemplate,
+    /// Milliseconds a virtual machine has to boot, which takes seconds without KVM. Default 60,000.
+    pub machine_boot_timeout_ms: NonZeroU32,
+    /// The original's word for the driver: true allows only `process` and `in_process`, false only virtual machines.
+    /// Default `null`: whatever `machine_driver` says.
+    pub no_sandbox: Option<bool>,
+    /// Folder with what virtual machines are made of, see `nex preflight`. Default `null`: `$NEX_RESOURCE_DIR`, else
+    /// `$NEX_HOME/resources`.
+    pub default_resource_dir: Option<PathBuf>,
+    /// Folder for what machines need while they run: sockets, mostly. Its name should be short. Default `null`:
+    /// `$XDG_RUNTIME_DIR/nex`, else `/run/nex` for root and `nex-UID` in the temporary folder for others.
+    pub runtime_dir: Option<PathBuf>,
     /// Name of the group of nodes this one belongs to. Default `nexus`.
     pub nexus: String,
-    /// Tags, beside the built-in `nex.os`, `nex.arch`, `nex.cpucount`, `nex.unsafe` and `nex.lameduck`. Without a
+    /// Tags, beside the built-in `nex.os`, `nex.arch`, `nex.cpucount`, `nex.driver`, `nex.unsafe` and `nex.lameduck`. Without a
     /// `node_name` the node makes one up. Default none.
     pub tags: BTreeMap<String, String>,
     /// Workload types the node accepts. Default `["v8"]`.
@@ -97,6 +111,23 @@ pub struct NodeLimits {
     pub max_workload_bytes: u64,
 }
 
+/// Size of a virtual machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MachineTemplate {
+    /// Processors. Default 1, at most [`MAX_VCPUS`].
+    pub vcpu_count: NonZeroU32,
+    /// Memory in MiB, at least [`MIN_MACHINE_MIB`]. Default 512: the original's 256 hold a kernel and V8, and then one
+    /// function at its default heap limit.
+    pub memsize_mib: NonZeroU32,
+}
+
+/// Most processors of a machine, which is Firecracker's limit.
+pub const MAX_VCPUS: u32 = 32;
+
+/// Least memory of a machine, in MiB.
+pub const MIN_MACHINE_MIB: u32 = 192;
+
 /// What makes a function be quarantined: its calls are answered at once, and it gets no agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -137,7 +168,12 @@ impl Default for NodeConfig {
             machine_pool_size: const { NonZeroU32::new(1).unwrap() },
             agent_handshake_timeout_ms: const { NonZeroU32::new(5_000).unwrap() },
             agent_ping_timeout_ms: const { NonZeroU32::new(750).unwrap() },
-            no_sandbox: true,
+            machine_driver: DriverKind::Process,
+            machine_template: MachineTemplate::default(),
+            machine_boot_timeout_ms: const { NonZeroU32::new(60_000).unwrap() },
+            no_sandbox: None,
+            default_resource_dir: None,
+            runtime_dir: None,
             nexus: "nexus".to_owned(),
             tags: BTreeMap::new(),
             workload_types: vec!["v8".to_owned()],
@@ -160,6 +196,15 @@ impl Default for NodeConfig {
             artifact_cache_bytes: 64 << 20,
             claims_max_age_s: const { NonZeroU32::new(3_600).unwrap() },
             shutdown_grace_ms: 30_000,
+        }
+    }
+}
+
+impl Default for MachineTemplate {
+    fn default() -> Self {
+        Self {
+            vcpu_count: const { NonZeroU32::new(1).unwrap() },
+            memsize_mib: const { NonZeroU32::new(512).unwrap() },
         }
     }
 }
@@ -253,10 +298,31 @@ impl NodeConfig {
                 reason,
             })
         };
-        if !self.no_sandbox {
+        let driver = self.machine_driver;
+        if self.no_sandbox == Some(driver.is_virtual()) {
+            let reason = if driver.is_virtual() {
+                format!("true contradicts `machine_driver`, which is {driver}; expected process or in_process there")
+            } else {
+                format!(
+                    "false asks for virtual machines, but `machine_driver` is {driver}; expected qemu or firecracker there"
+                )
+            };
+            return key("no_sandbox", reason);
+        }
+        let size = &self.machine_template;
+        if size.vcpu_count.get() > MAX_VCPUS {
             return key(
-                "no_sandbox",
-                "this node has no virtual machines to run workloads in yet, only `true` is possible".to_owned(),
+                "machine_template.vcpu_count",
+                format!("{} is above {MAX_VCPUS}", size.vcpu_count),
+            );
+        }
+        if size.memsize_mib.get() < MIN_MACHINE_MIB {
+            return key(
+                "machine_template.memsize_mib",
+                format!(
+                    "{} is below {MIN_MACHINE_MIB}, which a kernel and an agent with V8 need",
+                    size.memsize_mib
+                ),
             );
         }
         if self.workload_types.is_empty() {

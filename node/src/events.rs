@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::control::subjects::{self, SYSTEM_NAMESPACE};
+use crate::machines::{DriverKind, StartReport};
 use crate::outbound::Outbound;
 use crate::text;
 
@@ -43,8 +44,14 @@ impl Events {
     }
 
     /// An agent has become ready.
-    pub fn agent_started(&self, agent_id: &str, agent_version: &str) {
-        self.agent(agent_id, "agent_started", &json!({ "agent_version": agent_version }));
+    pub fn agent_started(&self, agent_id: &str, agent_version: &str, driver: DriverKind, start: StartReport) {
+        let data = json!({
+            "agent_version": agent_version,
+            "machine_driver": driver,
+            "machine_restored": start.restored,
+            "machine_start_ms": start.elapsed.as_secs_f64() * 1e3,
+        });
+        self.agent(agent_id, "agent_started", &data);
     }
 
     /// An agent has ended, as it should (code 0) or not.

@@ -3,11 +3,15 @@
 //!
 //! Whatever a machine is (a microVM, a confined process), it has one agent inside and no way to the outside but the
 //! stream that [`Machine::connect`] opens. Drivers whose machines can be copied implement [`Templating`], and
-//! `templates` boots once and restores from then on.
+//! [`MachineSource`] boots once and restores from then on.
 
 pub(crate) mod child;
+pub(crate) mod guest;
 pub mod image;
+mod process;
 pub mod resources;
+mod runtime_dir;
+mod source;
 
 use std::fmt;
 use std::io;
@@ -18,11 +22,21 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
+
+pub use self::process::{ProcessConfig, ProcessDriver};
+pub use self::runtime_dir::RuntimeDir;
+pub use self::source::MachineSource;
 
 /// Starts machines of one kind.
 pub trait MachineDriver: fmt::Debug + Send + Sync + 'static {
     /// Which one it is.
     fn kind(&self) -> DriverKind;
+
+    /// Whether code that breaks out of an agent is still confined.
+    fn is_sandbox(&self) -> bool {
+        self.kind().is_virtual()
+    }
 
     /// Starts a machine and returns once its agent waits for the link. A machine that is dropped is killed, and leaves
     /// nothing behind.
@@ -66,7 +80,7 @@ pub trait Machine: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// When nothing listens there, or the machine is gone.
-    fn connect(&self, port: Port) -> BoxFuture<'_, io::Result<Box<dyn Stream>>>;
+    fn connect(&self, port: Port) -> BoxFuture<'_, io::Result<Stream>>;
 
     /// Stops its processors; nothing in it runs until [`resume`](Self::resume).
     ///
@@ -103,10 +117,29 @@ pub trait Machine: fmt::Debug + Send + Sync + 'static {
     fn take_logs(&self) -> Vec<Box<dyn AsyncRead + Send + Unpin>>;
 }
 
-/// A byte stream into a machine.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A byte stream into a machine, in two halves that may be used at the same time.
+pub struct Stream {
+    /// What comes out of the machine.
+    pub reader: Box<dyn AsyncRead + Send + Unpin>,
+    /// What goes into it.
+    pub writer: Box<dyn AsyncWrite + Send + Unpin>,
+}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stream")
+    }
+}
+
+impl From<UnixStream> for Stream {
+    fn from(stream: UnixStream) -> Self {
+        let (reader, writer) = stream.into_split();
+        Self {
+            reader: Box::new(reader),
+            writer: Box::new(writer),
+        }
+    }
+}
 
 /// What listens in a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -135,7 +135,7 @@ impl Node {
             ),
             registry: Registry::new(config.node_limits, config.allow_duplicate_workloads),
             replay: Replay::default(),
-            tags: Mutex::new(tags(&config, identity.id())),
+            tags: Mutex::new(tags(&config, &*engine, identity.id())),
             started: Instant::now(),
             lame_duck: AtomicBool::new(false),
             end: CancellationToken::new(),
@@ -313,7 +313,7 @@ async fn heartbeat(shared: Arc<Shared>) {
 }
 
 /// The configured tags and the built-in ones.
-fn tags(config: &NodeConfig, node_id: &str) -> BTreeMap<String, String> {
+fn tags(config: &NodeConfig, engine: &dyn Engine, node_id: &str) -> BTreeMap<String, String> {
     let mut tags = config.tags.clone();
     tags.entry("node_name".to_owned())
         .or_insert_with(|| made_up_name(node_id));
@@ -321,7 +321,8 @@ fn tags(config: &NodeConfig, node_id: &str) -> BTreeMap<String, String> {
     tags.insert("nex.os".to_owned(), discovery::go_os().to_owned());
     tags.insert("nex.arch".to_owned(), discovery::go_arch().to_owned());
     tags.insert("nex.cpucount".to_owned(), cpus.to_string());
-    if config.no_sandbox {
+    tags.insert("nex.driver".to_owned(), engine.driver().to_owned());
+    if !engine.is_sandboxed() {
         tags.insert("nex.unsafe".to_owned(), "true".to_owned());
     }
     tags

@@ -32,9 +32,24 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// [`LoadError`], with the position for a syntax error and the stack for a top level that throws.
     fn load(&self, spec: FunctionSpec, host: FunctionHost) -> BoxFuture<'static, Result<Arc<dyn Function>, LoadError>>;
 
+    /// Resolves when everything is there that the engine makes in advance, so that a process can be copied with it.
+    fn ready(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Agents that are ready for a workload; an engine in this process counts as one.
     fn available_agents(&self) -> usize {
         1
+    }
+
+    /// What keeps its functions apart from this process: the name of a machine driver.
+    fn driver(&self) -> &'static str {
+        "in_process"
+    }
+
+    /// Whether code that breaks out of the engine is still confined.
+    fn is_sandboxed(&self) -> bool {
+        false
     }
 
     /// The processes it runs functions in, apart from this one.
@@ -64,6 +79,15 @@ pub struct ProcessInfo {
     pub in_flight: usize,
     /// Resident memory in bytes; 0 if unknown.
     pub rss_bytes: u64,
+    /// What separates it from others: the name of a machine driver.
+    pub driver: &'static str,
+    /// Whether its machine is a copy of a template.
+    pub restored: bool,
+    /// How long it took to start.
+    pub started_in: Duration,
+    /// What it and its machine take on the host in bytes, with what is shared divided among those who share it; 0 if
+    /// unknown.
+    pub host_bytes: u64,
 }
 
 /// A loaded function.

@@ -174,6 +174,11 @@ impl Engine for V8Engine {
         }
         .boxed()
     }
+
+    fn ready(&self) -> BoxFuture<'static, ()> {
+        let shared = Arc::clone(&self.shared);
+        async move { shared.pool.filled().await }.boxed()
+    }
 }
 
 impl Shared {

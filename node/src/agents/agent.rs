@@ -30,6 +30,7 @@ use super::error::Fault;
 use super::host_calls::{HostCalls, Share};
 use super::report::{AgentInfo, AgentState};
 use super::slot::{Placement, Slot};
+use crate::machines::{DriverKind, MachineStats, StartReport};
 
 /// Whose code an agent may run. Set once, with its first function.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -322,7 +323,7 @@ impl Agent {
     }
 
     /// A picture for operators.
-    pub(super) fn info(&self) -> AgentInfo {
+    pub(super) fn info(&self, driver: DriverKind, start: StartReport, machine: MachineStats) -> AgentInfo {
         let state = self.state.lock();
         let mut functions: Vec<String> = state
             .functions
@@ -347,6 +348,9 @@ impl Agent {
             instances: state.health.instances,
             in_flight: state.in_flight,
             rss_bytes: state.health.rss_bytes,
+            driver,
+            start,
+            machine,
         }
     }
 

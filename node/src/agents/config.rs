@@ -2,22 +2,20 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::AgentError;
+use crate::machines::MachineDriver;
 use crate::quarantine::QuarantineRules;
 
 /// Settings of an [`AgentPool`](super::AgentPool).
 #[derive(Debug, Clone)]
 pub struct AgentPoolConfig {
-    /// The `nex-agent` binary; [`find_agent_bin`] looks for it.
-    pub agent_bin: PathBuf,
-    /// Arguments for it. Default none.
-    pub agent_args: Vec<OsString>,
-    /// Its whole environment, beside `RUST_LOG`; nothing of the node's own is passed on. Default empty.
-    pub agent_env: Vec<(String, String)>,
-    /// Log filter of the agents, as in `RUST_LOG`. Their logs become the node's own.
-    pub agent_log: String,
+    /// Starts the machines that agents live in.
+    pub driver: Arc<dyn MachineDriver>,
+    /// Where templates of machines are kept, if the driver can make any. Default none: every machine is booted.
+    pub templates: Option<PathBuf>,
     /// Workload types the agents must run. Default `v8`.
     pub workload_types: &'static [&'static str],
     /// Idle agents kept ready for the next namespace, or for a replacement. Default 1.
@@ -30,7 +28,7 @@ pub struct AgentPoolConfig {
     /// Silence after which an agent is given up; it is pinged five times as often. Default 600 ms, so that a silent agent
     /// is noticed within a second. The node also answers overdue calls in time with the pings.
     pub heartbeat_timeout: Duration,
-    /// Time an agent has to start and shake hands, and a deploy waits for one. Default 10 s.
+    /// Time an agent has to shake hands once its machine is up, and a deploy waits for one. Default 10 s.
     pub start_timeout: Duration,
     /// Time beyond a function's own limit before the node answers a call in its agent's place. Default 1 s.
     pub reply_grace: Duration,
@@ -43,14 +41,18 @@ pub struct AgentPoolConfig {
 }
 
 impl AgentPoolConfig {
-    /// The defaults, with this binary.
+    /// The defaults, with machines of this driver.
     #[must_use]
-    pub fn new(agent_bin: impl Into<PathBuf>) -> Self {
+    pub fn new(driver: impl MachineDriver) -> Self {
+        Self::with_driver(Arc::new(driver))
+    }
+
+    /// The defaults, with machines of a driver that others use too.
+    #[must_use]
+    pub fn with_driver(driver: Arc<dyn MachineDriver>) -> Self {
         Self {
-            agent_bin: agent_bin.into(),
-            agent_args: Vec::new(),
-            agent_env: Vec::new(),
-            agent_log: "info".to_owned(),
+            driver,
+            templates: None,
             workload_types: &["v8"],
             warm_size: 1,
             isolation: Isolation::Namespace,

@@ -1,11 +1,12 @@
 //! What can go wrong with agents.
 
-use std::io;
-use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nex_agent::link::LinkError;
+
+use crate::machines::MachineError;
 
 /// Why there is no agent.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -14,14 +15,9 @@ pub enum AgentError {
     /// The binary was not found.
     #[error("no agent binary: {0}")]
     NoBinary(String),
-    /// The binary could not be started.
-    #[error("agent {}: {message}", bin.display())]
-    Spawn {
-        /// The binary.
-        bin: PathBuf,
-        /// What the system said.
-        message: String,
-    },
+    /// Its machine could not be started.
+    #[error("{0}")]
+    Machine(Arc<MachineError>),
     /// It started, but did not become ready.
     #[error("the agent did not start: {0}")]
     Start(String),
@@ -41,12 +37,9 @@ pub enum AgentError {
     ShutDown,
 }
 
-impl AgentError {
-    pub(super) fn spawn(bin: &std::path::Path, error: &io::Error) -> Self {
-        Self::Spawn {
-            bin: bin.to_owned(),
-            message: error.to_string(),
-        }
+impl From<MachineError> for AgentError {
+    fn from(error: MachineError) -> Self {
+        Self::Machine(Arc::new(error))
     }
 }
 

@@ -19,14 +19,16 @@ use super::agent::{Agent, Owner};
 use super::config::AgentPoolConfig;
 use super::error::{AgentError, Fault};
 use super::report::{AgentEvent, AgentInfo};
-use super::{incoming, process, supervisor};
+use super::{incoming, start, supervisor};
 use crate::data_plane;
+use crate::machines::{Machine, MachineSource};
 use crate::quarantine::Ledger;
 
 /// What the tasks of a pool share.
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) config: AgentPoolConfig,
+    machines: MachineSource,
     pub(super) ledger: Ledger,
     /// Memory for calls whose functions have no place at the moment.
     pub(super) waiting_kib: Arc<Semaphore>,
@@ -45,10 +47,17 @@ pub(super) struct Pool {
     started: AtomicU64,
 }
 
+/// An agent and where it lives.
+#[derive(Debug, Clone)]
+struct Member {
+    agent: Arc<Agent>,
+    machine: Arc<dyn Machine>,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    /// Every agent whose process is not gone yet.
-    all: Vec<Arc<Agent>>,
+    /// Every agent whose machine is not gone yet.
+    all: Vec<Member>,
     warm: VecDeque<Arc<Agent>>,
     /// In service; an agent that drains or is dead is not listed.
     owned: HashMap<Owner, Vec<Arc<Agent>>>,
@@ -87,6 +96,7 @@ impl Pool {
         Arc::new(Self {
             ledger: Ledger::new(config.quarantine),
             waiting_kib: Arc::new(Semaphore::new(MAX_WAITING_KIB)),
+            machines: MachineSource::new(config.driver.clone(), config.templates.clone()),
             config,
             runtime: Handle::current(),
             state: Mutex::default(),
@@ -169,32 +179,42 @@ impl Pool {
     async fn start_agent(self: &Arc<Self>) -> Result<(), AgentError> {
         let number = self.started.fetch_add(1, Ordering::Relaxed) + 1;
         let id = format!("agent-{}-{number}", std::process::id());
-        let started = process::start(&self.config, &id).await?;
+        let started = start::start(&self.machines, &self.config, &id).await?;
         let version = started.hello.agent_version;
-        let agent = Agent::new(id, started.pid, version, started.outbox);
+        let machine = started.machine;
+        let agent = Agent::new(id, machine.pid(), version, started.outbox);
         {
             let mut state = self.state.lock();
             if state.closed {
-                // Dropping the process kills it.
+                // Dropping the machine kills it.
                 return Err(AgentError::ShutDown);
             }
-            state.all.push(agent.clone());
+            state.all.push(Member {
+                agent: agent.clone(),
+                machine: machine.clone(),
+            });
             state.warm.push_back(agent.clone());
         }
-        tracing::debug!(agent = agent.id, pid = agent.pid, "agent started");
+        let start = machine.start();
+        let driver = self.machines.kind();
+        tracing::debug!(
+            agent = agent.id,
+            pid = agent.pid,
+            %driver,
+            restored = start.restored,
+            elapsed = ?start.elapsed,
+            "agent started"
+        );
         self.report(AgentEvent::Started {
             id: agent.id.clone(),
             pid: agent.pid,
             version: agent.version.clone(),
+            driver,
+            start,
         });
         let read = incoming::read(self.clone(), agent.clone(), started.reader);
         self.tasks.spawn_on(read, &data_plane::handle());
-        self.spawn(supervisor::supervise(
-            self.clone(),
-            agent,
-            started.child,
-            started.last_words,
-        ));
+        self.spawn(supervisor::supervise(self.clone(), agent, machine, started.last_words));
         self.warmed.notify_waiters();
         Ok(())
     }
@@ -205,7 +225,10 @@ impl Pool {
 
     pub(super) fn agents(&self) -> Vec<AgentInfo> {
         let all = self.state.lock().all.clone();
-        all.iter().map(|agent| agent.info()).collect()
+        let driver = self.machines.kind();
+        all.iter()
+            .map(|Member { agent, machine }| agent.info(driver, machine.start(), machine.stats()))
+            .collect()
     }
 
     fn close(&self) -> Vec<Arc<Agent>> {
@@ -214,7 +237,7 @@ impl Pool {
         state.closed = true;
         state.warm.clear();
         state.owned.clear();
-        let all = state.all.clone();
+        let all = state.all.iter().map(|member| member.agent.clone()).collect();
         drop(state);
         self.warmed.notify_waiters();
         all

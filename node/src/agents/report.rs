@@ -2,6 +2,8 @@
 
 use nex_runtime::engine::ProcessInfo;
 
+use crate::machines::{DriverKind, MachineStats, StartReport};
+
 /// What happened to an agent, or to a function because of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -14,6 +16,10 @@ pub enum AgentEvent {
         pid: u32,
         /// Version of its code.
         version: String,
+        /// What its machine is.
+        driver: DriverKind,
+        /// How its machine was started.
+        start: StartReport,
     },
     /// An agent is being replaced: its functions move to another one, its calls in flight are still answered.
     Condemned {
@@ -24,7 +30,7 @@ pub enum AgentEvent {
         /// Why.
         message: String,
     },
-    /// An agent's process is gone.
+    /// An agent's machine is gone.
     Stopped {
         /// The agent.
         id: String,
@@ -60,6 +66,12 @@ pub struct AgentInfo {
     pub in_flight: usize,
     /// Its resident memory in bytes, as it last said; 0 at first.
     pub rss_bytes: u64,
+    /// What its machine is.
+    pub driver: DriverKind,
+    /// How its machine was started.
+    pub start: StartReport,
+    /// What its machine takes on this host.
+    pub machine: MachineStats,
 }
 
 impl AgentState {
@@ -87,6 +99,10 @@ impl From<AgentInfo> for ProcessInfo {
             instances: agent.instances,
             in_flight: agent.in_flight,
             rss_bytes: agent.rss_bytes,
+            driver: agent.driver.as_str(),
+            restored: agent.start.restored,
+            started_in: agent.start.elapsed,
+            host_bytes: agent.machine.proportional_bytes,
         }
     }
 }

@@ -1,20 +1,20 @@
 //! One task for each agent: pings it, answers in its place what it leaves unanswered, sees its drain through, and waits
-//! for its process.
+//! for the end of its machine.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nex_agent::link::NodeToAgent;
-use tokio::process::Child;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::agent::{Agent, DrainStep};
 use super::error::{Fault, describe, exit_code};
 use super::pool::Pool;
-use super::process::LastWords;
+use super::start::LastWords;
 use crate::data_plane;
+use crate::machines::Machine;
 
 /// How long the answers a dead agent has left in its socket are waited for.
 const READ_OUT: Duration = Duration::from_millis(100);
@@ -25,8 +25,13 @@ const EXIT_GRACE: Duration = Duration::from_millis(500);
 /// Pings without an answer after which an agent is given up.
 const BEATS: u32 = 5;
 
-/// Looks after an agent until its process is gone.
-pub(super) async fn supervise(pool: Arc<Pool>, agent: Arc<Agent>, mut child: Child, mut last_words: LastWords) {
+/// Looks after an agent until its machine is gone.
+pub(super) async fn supervise(
+    pool: Arc<Pool>,
+    agent: Arc<Agent>,
+    machine: Arc<dyn Machine>,
+    mut last_words: LastWords,
+) {
     let timeout = pool.config.heartbeat_timeout;
     // Where its frames are read: while that thread is kept from running, it is the node that does not listen.
     let mut silence = AbortOnDropHandle::new(data_plane::handle().spawn(silence(agent.clone(), timeout)));
@@ -35,12 +40,10 @@ pub(super) async fn supervise(pool: Arc<Pool>, agent: Arc<Agent>, mut child: Chi
         tokio::select! {
             biased;
             () = agent.dead.cancelled() => break,
-            status = child.wait() => {
+            status = machine.wait() => {
                 // Its last answers may still be unread; the end of the link comes after them.
                 _ = tokio::time::timeout(READ_OUT, agent.dead.cancelled()).await;
-                if let Ok(status) = status {
-                    pool.fail(&agent, Fault::Exited(status));
-                }
+                pool.fail(&agent, Fault::Exited(status));
                 break;
             }
             () = agent.progress.notified() => {}
@@ -73,17 +76,13 @@ pub(super) async fn supervise(pool: Arc<Pool>, agent: Arc<Agent>, mut child: Chi
     let mut thread = None;
     if death.as_ref().is_some_and(|death| death.unaided) {
         // It closes its link before it exits; killed in between, it could not say how it ended.
-        _ = tokio::time::timeout(EXIT_GRACE, child.wait()).await;
+        _ = tokio::time::timeout(EXIT_GRACE, machine.wait()).await;
         thread = last_words.crashed_thread().await;
     }
     pool.settle(&agent, thread.as_deref());
-    if let Err(error) = child.start_kill() {
-        tracing::debug!(agent = agent.id, %error, "kill");
-    }
-    let (end, code) = match child.wait().await {
-        Ok(status) => (describe(status), exit_code(status)),
-        Err(error) => (error.to_string(), -1),
-    };
+    machine.kill();
+    let status = machine.wait().await;
+    let (end, code) = (describe(status), exit_code(status));
     let (message, expected) = death.map_or_else(Default::default, |death| (death.message, death.expected));
     let message = if expected {
         message

@@ -157,7 +157,11 @@ pub(super) struct ResourceDir {
 
 impl ResourceDir {
     pub(super) fn resources(&self) -> Result<Resources, Failure> {
-        let folder = match self.resource_dir.as_deref().filter(|folder| !folder.as_os_str().is_empty()) {
+        let folder = match self
+            .resource_dir
+            .as_deref()
+            .filter(|folder| !folder.as_os_str().is_empty())
+        {
             Some(folder) => folder.to_owned(),
             None => keys::home()?.join("resources"),
         };

@@ -213,8 +213,11 @@ fn agents(agents: &[AgentSummary]) -> Result<(), Failure> {
             "Instances",
             "In Flight",
             "Memory",
+            "Host Memory",
+            "Machine",
         ],
         agents.iter().map(|agent| {
+            let how = if agent.restored { "restored" } else { "booted" };
             [
                 agent.id.clone(),
                 agent.pid.to_string(),
@@ -224,6 +227,8 @@ fn agents(agents: &[AgentSummary]) -> Result<(), Failure> {
                 agent.instances.to_string(),
                 agent.in_flight.to_string(),
                 format!("{} MiB", agent.rss_bytes >> 20),
+                format!("{} MiB", agent.host_bytes >> 20),
+                format!("{}, {how} in {} ms", agent.driver, agent.start_us.div_ceil(1000)),
             ]
         }),
     )

@@ -69,7 +69,9 @@ struct Report<'a> {
 
 /// Runs the command.
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
-    tokio::task::spawn_blocking(move || preflight(&args)).await.map_err(Failure::failed)?
+    tokio::task::spawn_blocking(move || preflight(&args))
+        .await
+        .map_err(Failure::failed)?
 }
 
 fn preflight(args: &Args) -> Result<(), Failure> {
@@ -129,7 +131,10 @@ fn install(args: &Args, resources: &Resources, checks: &[Check]) -> Result<Vec<I
     let _lock = match lock {
         Ok(lock) => lock,
         Err(error) => {
-            let message = format!("cannot write to the resource folder {}: {error}", resources.folder().display());
+            let message = format!(
+                "cannot write to the resource folder {}: {error}",
+                resources.folder().display()
+            );
             return Err((done, Failure::usage(message)));
         }
     };
@@ -146,7 +151,10 @@ fn install(args: &Args, resources: &Resources, checks: &[Check]) -> Result<Vec<I
         match installer.install(item) {
             Ok(()) => done.push(item),
             Err(failure) => {
-                return Err((done, failure.map(|message| format!("{item} was not installed: {message}"))));
+                return Err((
+                    done,
+                    failure.map(|message| format!("{item} was not installed: {message}")),
+                ));
             }
         }
     }
@@ -158,7 +166,10 @@ fn ask(item: Item) -> bool {
     let mut stderr = std::io::stderr().lock();
     let prompt = format!("⛔ You are missing required dependencies for [{item}], do you want to install? [y/N] ");
     if !std::io::stdin().is_terminal() {
-        _ = writeln!(stderr, "{prompt}\nThere is no terminal to answer on; --yes installs without asking.");
+        _ = writeln!(
+            stderr,
+            "{prompt}\nThere is no terminal to answer on; --yes installs without asking."
+        );
         return false;
     }
     _ = write!(stderr, "{prompt}").and_then(|()| stderr.flush());
@@ -173,7 +184,11 @@ fn show(args: &Args, check: &Check) -> Result<(), Failure> {
     }
     match &check.state {
         State::Satisfied => {
-            let path = check.path.as_deref().map(|path| format!("{} ", path.display())).unwrap_or_default();
+            let path = check
+                .path
+                .as_deref()
+                .map(|path| format!("{} ", path.display()))
+                .unwrap_or_default();
             output::line(format_args!("✅ Dependency Satisfied - {path}[{}]", check.what))?;
         }
         State::Missing => output::line(format_args!("⛔ Dependency Missing - {}", check.what))?,

@@ -128,11 +128,7 @@ fn build(args: Args) -> Result<(PathBuf, GuestImage), Failure> {
 }
 
 /// The image that nodes boot if nobody asks for another.
-pub(super) fn recipe(
-    resources: &Resources,
-    agent: Option<PathBuf>,
-    init: Option<PathBuf>,
-) -> Result<Recipe, Failure> {
+pub(super) fn recipe(resources: &Resources, agent: Option<PathBuf>, init: Option<PathBuf>) -> Result<Recipe, Failure> {
     Ok(Recipe {
         agent: agent.map_or_else(find_agent_bin, Ok).map_err(Failure::usage)?,
         init: init.map_or_else(find_init_bin, Ok)?,
@@ -149,7 +145,10 @@ fn time(variable: Option<&str>) -> Result<u32, Failure> {
     match variable.unwrap_or_default() {
         "" => Ok(0),
         text => text.parse().map_err(|_| {
-            Failure::usage(format_args!("{TIME_VARIABLE} is `{text}`, expected seconds since 1970, up to {}", u32::MAX))
+            Failure::usage(format_args!(
+                "{TIME_VARIABLE} is `{text}`, expected seconds since 1970, up to {}",
+                u32::MAX
+            ))
         }),
     }
 }

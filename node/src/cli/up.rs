@@ -29,6 +29,7 @@ use crate::data_plane;
 use crate::events::Events;
 use crate::identity::IdentityError;
 use crate::in_process::InProcess;
+use crate::machines::{ProcessConfig, ProcessDriver};
 use crate::node::{Node, NodeError};
 
 /// Where the configuration is looked for without `--config`, as in the original.
@@ -237,16 +238,19 @@ impl Muscle {
         }
         let millis = |millis: NonZeroU32| Duration::from_millis(millis.get().into());
         let agent_bin = find_agent_bin().map_err(Failure::usage)?;
+        let driver = ProcessDriver::unconfined(ProcessConfig {
+            agent_log: global.loglevel.unwrap_or(Level::Info).as_str().to_owned(),
+            agent_args: agent_arguments(&engine_settings(config)),
+            ..ProcessConfig::new(agent_bin)
+        });
         let pool = AgentPool::start(AgentPoolConfig {
             warm_size: count(config.machine_pool_size),
             heartbeat_timeout: millis(config.agent_ping_timeout_ms),
             start_timeout: millis(config.agent_handshake_timeout_ms),
-            agent_log: global.loglevel.unwrap_or(Level::Info).as_str().to_owned(),
             shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
-            agent_args: agent_arguments(&engine_settings(config)),
             max_functions_per_agent: count(config.max_functions_per_agent),
             quarantine: (&config.quarantine).into(),
-            ..AgentPoolConfig::new(agent_bin)
+            ..AgentPoolConfig::new(driver)
         });
         Ok(Self::Agents(pool.await.map_err(Failure::failed)?))
     }
@@ -267,15 +271,21 @@ impl Muscle {
         // Those that were up before anybody listened; one that starts at this moment is in both.
         let mut known = HashSet::new();
         for agent in pool.agents() {
-            events.agent_started(&agent.id, &agent.version);
+            events.agent_started(&agent.id, &agent.version, agent.driver, agent.start);
             known.insert(agent.id);
         }
         tokio::spawn(async move {
             loop {
                 match agents.recv().await {
-                    Ok(AgentEvent::Started { id, version, .. }) => {
+                    Ok(AgentEvent::Started {
+                        id,
+                        version,
+                        driver,
+                        start,
+                        ..
+                    }) => {
                         if !known.remove(&id) {
-                            events.agent_started(&id, &version);
+                            events.agent_started(&id, &version, driver, start);
                         }
                     }
                     Ok(AgentEvent::Stopped { id, message, code, .. }) => {

@@ -115,7 +115,23 @@ fn every_mistake_is_named() {
         ),
         (
             r#"{"no_sandbox": false}"#,
-            "configuration key `no_sandbox`: this node has no virtual machines",
+            "configuration key `no_sandbox`: false asks for virtual machines, but `machine_driver` is process",
+        ),
+        (
+            r#"{"no_sandbox": true, "machine_driver": "qemu"}"#,
+            "configuration key `no_sandbox`: true contradicts `machine_driver`, which is qemu",
+        ),
+        (
+            r#"{"machine_driver": "docker"}"#,
+            "configuration key `machine_driver`: unknown variant `docker`, expected one of",
+        ),
+        (
+            r#"{"machine_template": {"memsize_mib": 64}}"#,
+            "configuration key `machine_template.memsize_mib`: 64 is below 192",
+        ),
+        (
+            r#"{"machine_template": {"vcpu_count": 33}}"#,
+            "configuration key `machine_template.vcpu_count`: 33 is above 32",
         ),
         (
             r#"{"workload_types": []}"#,

@@ -219,7 +219,7 @@ pub struct MemoryStat {
     pub available: u64,
 }
 
-/// One agent process in an [`InfoResponse`].
+/// One agent in an [`InfoResponse`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AgentSummary {
@@ -242,6 +242,14 @@ pub struct AgentSummary {
     pub in_flight: usize,
     /// Resident memory in bytes; 0 if unknown.
     pub rss_bytes: u64,
+    /// What its machine is: `process`, `qemu` or `firecracker`.
+    pub driver: String,
+    /// Whether its machine is a copy of a template.
+    pub restored: bool,
+    /// Microseconds until its machine was up.
+    pub start_us: u64,
+    /// What it and its machine take on the node's host in bytes, its part of shared memory included; 0 if unknown.
+    pub host_bytes: u64,
 }
 
 /// One running workload in an [`InfoResponse`].

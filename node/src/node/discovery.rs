@@ -30,7 +30,7 @@ impl Shared {
             && request.os.iter().all(|os| tagged("nex.os", os))
             && request
                 .sandboxed
-                .is_none_or(|sandboxed| sandboxed != self.config.no_sandbox)
+                .is_none_or(|sandboxed| sandboxed == self.engine.is_sandboxed())
             && request.tags.iter().all(|(key, value)| tagged(key, value))
             && request
                 .workload_types
@@ -120,6 +120,10 @@ fn summary(agent: ProcessInfo) -> AgentSummary {
         instances: agent.instances,
         in_flight: agent.in_flight,
         rss_bytes: agent.rss_bytes,
+        driver: agent.driver.to_owned(),
+        restored: agent.restored,
+        start_us: u64::try_from(agent.started_in.as_micros()).unwrap_or(u64::MAX),
+        host_bytes: agent.host_bytes,
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use nex_node::agents::{AgentError, AgentEvent, AgentPool, AgentPoolConfig, AgentState, Isolation};
+use nex_node::machines::{DriverKind, ProcessConfig, ProcessDriver};
 use nex_runtime::engine::{Engine, EngineEvent, FunctionHost, Limit, LimitHit, LoadError};
 use nex_runtime::host_services::{
     HostError, HostErrorCode, HostRequest, HostResponse, HostResult, HostServices, Operation,
@@ -364,9 +365,12 @@ async fn dropping_the_pool_ends_its_agents() {
 
 #[tokio::test]
 async fn a_binary_that_is_no_agent_is_refused_with_a_reason() {
-    let error_of = async |bin: &str| AgentPool::start(AgentPoolConfig::new(bin)).await.unwrap_err();
+    let error_of = async |bin: &str| {
+        let driver = ProcessDriver::unconfined(ProcessConfig::new(bin));
+        AgentPool::start(AgentPoolConfig::new(driver)).await.unwrap_err()
+    };
     let missing = error_of("/no/such/agent").await;
-    assert!(matches!(missing, AgentError::Spawn { .. }));
+    assert!(matches!(missing, AgentError::Machine(_)));
     assert!(missing.to_string().contains("/no/such/agent"), "{missing}");
     let ends = error_of("/bin/false").await;
     assert_eq!(ends.to_string(), "the agent did not start: exit code 1");
@@ -392,9 +396,18 @@ async fn events_tell_of_starts() {
     let mut events = pool.subscribe();
     let (_function, _host) = load(&pool, "echo").await;
     let started = within(events.recv()).await.unwrap();
-    let AgentEvent::Started { id, pid, version } = started else {
+    let AgentEvent::Started {
+        id,
+        pid,
+        version,
+        driver,
+        start,
+    } = started
+    else {
         panic!("{started:?}");
     };
+    assert_eq!(driver, DriverKind::Process);
+    assert!(!start.restored && start.elapsed > Duration::ZERO);
     assert_eq!(version, env!("CARGO_PKG_VERSION"));
     assert!(pool.agents().iter().any(|agent| agent.id == id && agent.pid == pid));
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use nex_node::agents::{AgentEvent, AgentPool, AgentPoolConfig, QuarantineRules};
+use nex_node::machines::{ProcessConfig, ProcessDriver};
 use nex_runtime::engine::{Engine, EngineEvent, EventSink, Function, FunctionHost, FunctionSpec, Limits, LoadError};
 use nex_runtime::host_services::{HostError, HostRequest, HostResponse, HostServices};
 use nex_runtime::invocation::{InvokeError, Reply, Trigger};
@@ -38,13 +39,13 @@ fn agent_process() {
 
 /// Settings for a pool of this program in that role.
 pub fn config(role: &str) -> AgentPoolConfig {
-    AgentPoolConfig {
+    AgentPoolConfig::new(ProcessDriver::unconfined(ProcessConfig {
         agent_args: ["support::agent_process", "--exact", "--nocapture"]
             .map(OsString::from)
             .to_vec(),
         agent_env: vec![(ROLE.to_owned(), role.to_owned())],
-        ..AgentPoolConfig::new(std::env::current_exe().unwrap())
-    }
+        ..ProcessConfig::new(std::env::current_exe().unwrap())
+    }))
 }
 
 pub async fn toys() -> Arc<AgentPool> {
@@ -62,7 +63,7 @@ pub fn rules(after: u32, duration: Duration) -> QuarantineRules {
 
 /// Settings for a pool of real agents with V8.
 pub fn v8_config() -> AgentPoolConfig {
-    AgentPoolConfig::new(agent_bin())
+    AgentPoolConfig::new(ProcessDriver::unconfined(ProcessConfig::new(agent_bin())))
 }
 
 /// A host call, to be answered by the test.

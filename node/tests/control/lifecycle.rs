@@ -226,7 +226,7 @@ async fn a_node_that_cannot_work_does_not_start() {
         "{error}"
     );
     let error = start(NodeConfig {
-        no_sandbox: false,
+        no_sandbox: Some(false),
         ..NodeConfig::default()
     })
     .await;

@@ -25,7 +25,7 @@ fn tags() -> Value {
     let cpus = std::thread::available_parallelism().unwrap().to_string();
     let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
     let os = if cfg!(target_os = "linux") { "linux" } else { "darwin" };
-    json!({"node_name": "here", "nex.os": os, "nex.arch": arch, "nex.cpucount": cpus, "nex.unsafe": "true"})
+    json!({"node_name": "here", "nex.os": os, "nex.arch": arch, "nex.cpucount": cpus, "nex.driver": "in_process", "nex.unsafe": "true"})
 }
 
 fn take_uptime(value: &mut Value) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use nex_node::agents::{AgentEvent, AgentInfo, AgentPool, AgentPoolConfig, AgentState, QuarantineRules};
+use nex_node::machines::{ProcessConfig, ProcessDriver};
 use nex_runtime::engine::{Engine as _, Limits};
 use tokio::sync::broadcast;
 use tokio::time::timeout;
@@ -38,15 +39,18 @@ pub struct Bench {
 
 impl Bench {
     pub async fn start(agents: Agents) -> Result<Self> {
-        let pool = AgentPool::start(AgentPoolConfig {
+        let driver = ProcessDriver::unconfined(ProcessConfig {
             agent_env: agents.environment(),
             agent_log: "error".to_owned(),
+            ..ProcessConfig::new(agent_bin())
+        });
+        let pool = AgentPool::start(AgentPoolConfig {
             // All attacks of a file are one artefact: it would not live to its fourth.
             quarantine: QuarantineRules {
                 after: u32::MAX,
                 ..QuarantineRules::default()
             },
-            ..AgentPoolConfig::new(agent_bin())
+            ..AgentPoolConfig::new(driver)
         })
         .await?;
         let source = fixture("victim.mjs");

@@ -5,10 +5,11 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::V8Config;
 use super::heap::IsolateParams;
@@ -22,6 +23,8 @@ type Blank = oneshot::Sender<Assignment>;
 pub(super) struct Pool {
     config: V8Config,
     state: Mutex<State>,
+    /// Told when no isolate is being made any more.
+    at_rest: Notify,
 }
 
 #[derive(Default)]
@@ -50,6 +53,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(pool) = self.0.upgrade() {
             pool.state.lock().refilling = false;
+            pool.at_rest.notify_waiters();
         }
     }
 }
@@ -60,6 +64,7 @@ impl Pool {
         Arc::new(Self {
             config,
             state: Mutex::default(),
+            at_rest: Notify::new(),
         })
     }
 
@@ -83,6 +88,25 @@ impl Pool {
             self.state.lock().blanks.retain(|blank| !blank.is_closed());
         }
         started
+    }
+
+    /// Waits until there are as many blank isolates as there should be, all of them ready; or as many as can be had.
+    pub(super) async fn filled(self: &Arc<Self>) {
+        loop {
+            let mut at_rest = pin!(self.at_rest.notified());
+            at_rest.as_mut().enable();
+            if let Err(error) = self.refill() {
+                return tracing::warn!(%error, "the pool of isolates could not be filled");
+            }
+            let is_filled = {
+                let state = self.state.lock();
+                !state.refilling && state.blanks.len() >= self.config.pool_size
+            };
+            if is_filled {
+                return;
+            }
+            at_rest.await;
+        }
     }
 
     /// Gives the function to a blank isolate, or to a new one when none is there that suits it.

@@ -127,7 +127,7 @@ impl Pool {
 
     /// Takes note that an agent's process is gone.
     pub(in crate::agents) fn ended(&self, agent: &Arc<Agent>, message: String, code: i32, expected: bool) {
-        self.state.lock().all.retain(|other| !Arc::ptr_eq(other, agent));
+        self.state.lock().all.retain(|other| !Arc::ptr_eq(&other.agent, agent));
         let namespace = agent.owner().map(|owner| owner.namespace.clone());
         if expected {
             tracing::debug!(agent = agent.id, namespace, code, "agent ended: {message}");

@@ -88,7 +88,12 @@ impl Apt {
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let lines: Vec<&str> = said.lines().filter(|line| line.starts_with("E:")).take(3).collect();
-        Err(format!("`{program} {}` failed with {}: {}", arguments.join(" "), output.status, lines.join(" ")))
+        Err(format!(
+            "`{program} {}` failed with {}: {}",
+            arguments.join(" "),
+            output.status,
+            lines.join(" ")
+        ))
     }
 }
 
@@ -175,7 +180,10 @@ mod tests {
     #[test]
     fn dependencies_are_read_from_a_description() {
         let text = "Package: a\nDepends: linux-image-6.1.0-57-cloud-amd64 (= 6.1.192-3), kmod | busybox,\nSuggests: x\nPre-Depends: libc6:amd64";
-        assert_eq!(dependencies_in(text), ["linux-image-6.1.0-57-cloud-amd64", "kmod", "libc6"]);
+        assert_eq!(
+            dependencies_in(text),
+            ["linux-image-6.1.0-57-cloud-amd64", "kmod", "libc6"]
+        );
     }
 
     #[test]

@@ -149,7 +149,11 @@ fn confinement(driver: DriverKind) -> Check {
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.lines().next().unwrap_or_default();
-        return Check::missing(driver, WHAT, format_args!("nex-agent ended with {}: {said}", output.status));
+        return Check::missing(
+            driver,
+            WHAT,
+            format_args!("nex-agent ended with {}: {said}", output.status),
+        );
     }
     match serde_json::from_slice::<serde_json::Value>(&output.stdout) {
         Ok(serde_json::Value::Object(layers)) => layers.iter().fold(
@@ -159,14 +163,22 @@ fn confinement(driver: DriverKind) -> Check {
                 None => check.detail(format_args!("{layer}: {state}")),
             },
         ),
-        _ => Check::missing(driver, WHAT, "nex-agent did not answer with a JSON object; is it of this version?"),
+        _ => Check::missing(
+            driver,
+            WHAT,
+            "nex-agent did not answer with a JSON object; is it of this version?",
+        ),
     }
 }
 
 fn qemu(driver: DriverKind, resources: &Resources) -> Check {
     const WHAT: &str = "qemu-system-x86_64";
     if std::env::consts::ARCH != "x86_64" {
-        return Check::missing(driver, WHAT, "its machine `microvm` runs x86_64 guests, and this is no such machine");
+        return Check::missing(
+            driver,
+            WHAT,
+            "its machine `microvm` runs x86_64 guests, and this is no such machine",
+        );
     }
     match resources.qemu(&[]) {
         Ok((qemu, version)) => {
@@ -182,7 +194,9 @@ fn acceleration(driver: DriverKind) -> Check {
     let check = Check::satisfied(driver, "acceleration", None);
     match open_kvm() {
         Ok(()) => check.detail("KVM: /dev/kvm can be opened"),
-        Err(error) => check.detail(format_args!("emulation, which is slower, because KVM cannot be used: {error}")),
+        Err(error) => check.detail(format_args!(
+            "emulation, which is slower, because KVM cannot be used: {error}"
+        )),
     }
 }
 
@@ -208,18 +222,28 @@ fn firecracker(driver: DriverKind, resources: &Resources) -> Check {
     const WHAT: &str = "firecracker and jailer";
     let program = |name: &str| -> Result<(PathBuf, String), String> {
         let found = resources.find_program(name, &[]);
-        let path = found.into_iter().next().ok_or_else(|| format!("{name} was not found"))?;
+        let path = found
+            .into_iter()
+            .next()
+            .ok_or_else(|| format!("{name} was not found"))?;
         let version = version_of(&path)?;
         Ok((path, version))
     };
     let checked = program("firecracker").and_then(|(path, version)| {
         let (jailer, of_jailer) = program("jailer")?;
         if of_jailer != version {
-            return Err(format!("{} is version {version}, {} is {of_jailer}", path.display(), jailer.display()));
+            return Err(format!(
+                "{} is version {version}, {} is {of_jailer}",
+                path.display(),
+                jailer.display()
+            ));
         }
         let (major, minor) = OLDEST_FIRECRACKER;
         if parse_version(&version).is_none_or(|version| version < OLDEST_FIRECRACKER) {
-            return Err(format!("{} is version {version}, older than {major}.{minor}", path.display()));
+            return Err(format!(
+                "{} is version {version}, older than {major}.{minor}",
+                path.display()
+            ));
         }
         Ok((path, version))
     });
@@ -286,7 +310,10 @@ fn image(driver: DriverKind, resources: &Resources) -> Check {
     };
     let manifest = image.manifest();
     let (agent, init) = (find_agent_bin().ok(), find_init_bin().ok());
-    let parts = [("nex-agent", agent, &manifest.agent_sha256), ("nex-init", init, &manifest.init_sha256)];
+    let parts = [
+        ("nex-agent", agent, &manifest.agent_sha256),
+        ("nex-init", init, &manifest.init_sha256),
+    ];
     for (name, program, hash) in parts {
         // One that is missing is a check of its own.
         let Some(program) = program else { continue };
@@ -296,7 +323,11 @@ fn image(driver: DriverKind, resources: &Resources) -> Check {
                 let check = Check::missing(
                     driver,
                     WHAT,
-                    format_args!("{} was made with another {name} than {}", folder.display(), program.display()),
+                    format_args!(
+                        "{} was made with another {name} than {}",
+                        folder.display(),
+                        program.display()
+                    ),
                 );
                 if manifest.customised.is_empty() {
                     return check.installed_by(Item::Image);

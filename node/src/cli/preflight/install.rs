@@ -22,7 +22,13 @@ const KERNEL_PARTS: [&str; 2] = ["linux-image-", "linux-modules-"];
 const SYSTEM_PACKAGES: [&str; 2] = ["libc6_", "libc-bin_"];
 
 /// What programs do not need.
-const DOCUMENTATION: [&str; 5] = ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian", "etc"];
+const DOCUMENTATION: [&str; 5] = [
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/lintian",
+    "etc",
+];
 
 /// Installs items, one after the other.
 #[derive(Debug)]
@@ -66,7 +72,10 @@ impl<'a> Installer<'a> {
     }
 
     fn qemu(&mut self) -> Result<(), Failure> {
-        let packages = self.apt()?.download_with_dependencies(QEMU_PACKAGE).map_err(Failure::failed)?;
+        let packages = self
+            .apt()?
+            .download_with_dependencies(QEMU_PACKAGE)
+            .map_err(Failure::failed)?;
         let packages = packages.into_iter().filter(|package| !is_of_the_system(package));
         let replacement = unpack(packages, &self.resources.qemu_folder(), |path| {
             !DOCUMENTATION.iter().any(|folder| path.starts_with(folder))
@@ -85,7 +94,9 @@ impl<'a> Installer<'a> {
         let replacement = unpack(files.into_iter(), &folder, package::holds_kernel)?;
         if !replacement.folder().join("boot").is_dir() {
             let names = packages.join(", ");
-            return Err(Failure::failed(format_args!("there is no kernel in the packages {names}")));
+            return Err(Failure::failed(format_args!(
+                "there is no kernel in the packages {names}"
+            )));
         }
         commit(replacement, &folder)
     }
@@ -145,7 +156,9 @@ fn unpack(
 }
 
 fn commit(replacement: Replacement, folder: &Path) -> Result<(), Failure> {
-    replacement.commit().map_err(|error| ImageError::file(folder, error).into())
+    replacement
+        .commit()
+        .map_err(|error| ImageError::file(folder, error).into())
 }
 
 #[cfg(test)]

@@ -65,7 +65,9 @@ impl Recipe {
         let mut text = serde_json::to_vec_pretty(&manifest).map_err(|error| ImageError::Rootfs(error.to_string()))?;
         text.push(b'\n');
         write(&partial.join(MANIFEST), &text)?;
-        replacement.commit().map_err(|source| ImageError::file(folder, source))?;
+        replacement
+            .commit()
+            .map_err(|source| ImageError::file(folder, source))?;
         let (manifest, id) = read_manifest(folder)?;
         Ok(GuestImage {
             folder: folder.to_owned(),
@@ -84,7 +86,11 @@ impl Recipe {
             archive.file(place.trim_start_matches('/'), true, read(&library)?);
         }
         for (number, module) in kernel.modules.into_iter().enumerate() {
-            archive.file(&format!("modules/{number:02}-{}.ko", module.name), false, module.content);
+            archive.file(
+                &format!("modules/{number:02}-{}.ko", module.name),
+                false,
+                module.content,
+            );
         }
         for folder in INITRD_FOLDERS {
             archive.folder(folder);

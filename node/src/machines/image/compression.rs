@@ -60,7 +60,10 @@ fn lz4_legacy(data: &[u8]) -> io::Result<Vec<u8>> {
             break;
         }
         let Some((compressed, behind)) = behind.split_at_checked(length) else {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the LZ4 data is truncated"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the LZ4 data is truncated",
+            ));
         };
         let size = lz4_flex::block::decompress_into(compressed, &mut block).map_err(io::Error::other)?;
         plain.extend_from_slice(block.get(..size).unwrap_or_default());

@@ -131,7 +131,16 @@ mod tests {
         let text = String::from_utf8_lossy(&bytes);
         let at = |name: &str| text.find(&format!("{name}\0")).unwrap();
         // Folders come before what is in them.
-        let order = ["dev", "dev/console", "init", "lib", "lib/x", "lib/x/one", "proc", "TRAILER!!!"];
+        let order = [
+            "dev",
+            "dev/console",
+            "init",
+            "lib",
+            "lib/x",
+            "lib/x/one",
+            "proc",
+            "TRAILER!!!",
+        ];
         assert!(order.windows(2).all(|pair| matches!(pair, [a, b] if at(a) < at(b))));
         // The header of `init`: magic, inode 3, mode 0100755, uid 0, gid 0, one link, time 0, 2 bytes.
         let header = text.get(at("init") - 110..at("init")).unwrap();
@@ -140,6 +149,9 @@ mod tests {
             "{header}"
         );
         let console = text.get(at("dev/console") - 110..at("dev/console")).unwrap();
-        assert!(console.contains("00002180") && console.contains("0000000500000001"), "{console}");
+        assert!(
+            console.contains("00002180") && console.contains("0000000500000001"),
+            "{console}"
+        );
     }
 }

@@ -74,7 +74,10 @@ fn companions_within(program: &Path, folders: &[PathBuf]) -> Result<Companions, 
     }
     let machine = object.machine;
     let loader = object.interpreter.clone();
-    let loader_name = loader.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let loader_name = loader
+        .as_deref()
+        .and_then(Path::file_name)
+        .map(|name| name.to_string_lossy().into_owned());
 
     let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
     let mut queue = VecDeque::from([(program.to_owned(), object)]);
@@ -90,8 +93,14 @@ fn companions_within(program: &Path, folders: &[PathBuf]) -> Result<Companions, 
     }
 
     // Every library goes where the loader looks without being told, since the guest has no configuration for it.
-    let home = found.get(C_LIBRARY).and_then(|file| file.parent()).unwrap_or(Path::new("/lib"));
-    let mut companions: Companions = found.iter().map(|(name, file)| (home.join(name), file.clone())).collect();
+    let home = found
+        .get(C_LIBRARY)
+        .and_then(|file| file.parent())
+        .unwrap_or(Path::new("/lib"));
+    let mut companions: Companions = found
+        .iter()
+        .map(|(name, file)| (home.join(name), file.clone()))
+        .collect();
     if let Some(loader) = loader {
         companions.insert(loader.clone(), loader);
     }
@@ -217,7 +226,9 @@ fn matching(pattern: &Path) -> Vec<PathBuf> {
     let Some((before, after)) = name.split_once('*') else {
         return vec![pattern.to_owned()];
     };
-    let entries = fs::read_dir(pattern.parent().unwrap_or(Path::new("/"))).into_iter().flatten();
+    let entries = fs::read_dir(pattern.parent().unwrap_or(Path::new("/")))
+        .into_iter()
+        .flatten();
     let mut files: Vec<PathBuf> = entries
         .flatten()
         .filter(|entry| {
@@ -248,7 +259,10 @@ mod tests {
         let (place, file) = companions.iter().find(|(place, _)| place.ends_with(C_LIBRARY)).unwrap();
         assert!(file.is_file());
         let home = place.parent().unwrap();
-        let loader = companions.keys().find(|place| place.to_string_lossy().contains("/ld-linux")).unwrap();
+        let loader = companions
+            .keys()
+            .find(|place| place.to_string_lossy().contains("/ld-linux"))
+            .unwrap();
         assert!(loader.is_file());
         for place in companions.keys().filter(|place| *place != loader) {
             assert_eq!(place.parent(), Some(home), "{}", place.display());
@@ -268,7 +282,10 @@ mod tests {
         }
         fs::write(&copy, bytes).unwrap();
         let error = companions(&copy).unwrap_err();
-        assert!(matches!(&error, ImageError::Library { name, .. } if name == "libq.so.6"), "{error}");
+        assert!(
+            matches!(&error, ImageError::Library { name, .. } if name == "libq.so.6"),
+            "{error}"
+        );
         let text = error.to_string();
         assert!(text.contains("libq.so.6, which ") && text.contains("/lib"), "{text}");
     }
@@ -281,7 +298,12 @@ mod tests {
         assert!(companions(&file).unwrap_err().to_string().contains("not an ELF file"));
         fs::write(&file, fs::read(program()).unwrap().get(..40).unwrap()).unwrap();
         assert!(companions(&file).unwrap_err().to_string().contains("damaged"));
-        assert!(companions(&folder.path().join("none")).unwrap_err().to_string().contains("No such file"));
+        assert!(
+            companions(&folder.path().join("none"))
+                .unwrap_err()
+                .to_string()
+                .contains("No such file")
+        );
     }
 
     #[test]

@@ -70,7 +70,10 @@ impl Kernel {
             .flatten()
             .flatten()
             .map(|entry| entry.path())
-            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinu")))
+            .filter(|path| {
+                path.file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with("vmlinu"))
+            })
             .collect();
         kernels.sort();
         let [kernel] = kernels.as_slice() else {
@@ -85,7 +88,10 @@ impl Kernel {
                 let version = name.split_once('-').map_or("", |(_, version)| version);
                 let candidates = ["lib/modules", "usr/lib/modules"].map(|folder| tree.join(folder).join(version));
                 found = candidates.into_iter().find(|folder| folder.is_dir()).ok_or_else(|| {
-                    ImageError::kernel(tree, format!("there are no modules in it, expected lib/modules/{version}"))
+                    ImageError::kernel(
+                        tree,
+                        format!("there are no modules in it, expected lib/modules/{version}"),
+                    )
                 })?;
                 found.as_path()
             }
@@ -99,7 +105,9 @@ fn uncompressed(data: Vec<u8>) -> Result<Vec<u8>, String> {
     let vmlinux = match payload(&data)? {
         Some(payload) => {
             if Compression::of(payload) == Compression::None {
-                return Err("it is compressed in a way that is not known here; known are gzip, xz, zstd and lz4".to_owned());
+                return Err(
+                    "it is compressed in a way that is not known here; known are gzip, xz, zstd and lz4".to_owned(),
+                );
             }
             decompress(payload).map_err(|error| format!("it cannot be decompressed: {error}"))?
         }
@@ -132,7 +140,9 @@ fn payload(data: &[u8]) -> Result<Option<&[u8]>, String> {
     let truncated = || "it is truncated".to_owned();
     let word = |at: usize| {
         let bytes = data.get(at..).and_then(|rest| rest.first_chunk::<4>());
-        bytes.map(|bytes| u32::from_le_bytes(*bytes) as usize).ok_or_else(truncated)
+        bytes
+            .map(|bytes| u32::from_le_bytes(*bytes) as usize)
+            .ok_or_else(truncated)
     };
     if word(PROTOCOL)? & 0xffff < usize::from(OLDEST_PROTOCOL) {
         return Err("its boot protocol is older than 2.08".to_owned());
@@ -143,7 +153,9 @@ fn payload(data: &[u8]) -> Result<Option<&[u8]>, String> {
         sectors => usize::from(sectors),
     };
     let start = (sectors + 1) * 512 + word(PAYLOAD_OFFSET)?;
-    let payload = data.get(start..).and_then(|rest| rest.get(..word(PAYLOAD_LENGTH).ok()?));
+    let payload = data
+        .get(start..)
+        .and_then(|rest| rest.get(..word(PAYLOAD_LENGTH).ok()?));
     payload.map(Some).ok_or_else(truncated)
 }
 
@@ -155,7 +167,10 @@ fn version(vmlinux: &[u8]) -> Option<String> {
         let text = rest.get(..MAX_VERSION.min(rest.len()))?;
         // Not a format string.
         if text.first().is_some_and(u8::is_ascii_digit) {
-            let end = text.iter().position(|byte| !byte.is_ascii_graphic()).unwrap_or(text.len());
+            let end = text
+                .iter()
+                .position(|byte| !byte.is_ascii_graphic())
+                .unwrap_or(text.len());
             return Some(String::from_utf8_lossy(text.get(..end)?).into_owned());
         }
     }

@@ -83,7 +83,10 @@ impl Modules {
         let content = decompress(&data).map_err(|error| ImageError::kernel(path, error.to_string()))?;
         let information = Information::read(&content).map_err(|reason| ImageError::kernel(path, reason))?;
         if information.kernel_version != kernel_version {
-            let reason = format!("it is for {}, the kernel is {kernel_version}", information.kernel_version);
+            let reason = format!(
+                "it is for {}, the kernel is {kernel_version}",
+                information.kernel_version
+            );
             return Err(ImageError::kernel(path, reason));
         }
         for needed in &information.depends {
@@ -145,7 +148,10 @@ fn collect(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<(), I
 /// The name of the module in a file.
 fn module_name(path: &str) -> Option<String> {
     let file = path.rsplit('/').next()?;
-    EXTENSIONS.iter().find_map(|extension| file.strip_suffix(extension)).map(underscored)
+    EXTENSIONS
+        .iter()
+        .find_map(|extension| file.strip_suffix(extension))
+        .map(underscored)
 }
 
 /// Modules go by the same name with hyphens and with underscores.

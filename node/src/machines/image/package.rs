@@ -20,7 +20,9 @@ pub(super) fn is_package(data: &[u8]) -> bool {
 /// The files of a kernel's package that an image can use.
 pub(crate) fn holds_kernel(path: &Path) -> bool {
     let text = path.to_string_lossy();
-    let boot = text.strip_prefix("boot/").is_some_and(|name| name.starts_with("vmlinu"));
+    let boot = text
+        .strip_prefix("boot/")
+        .is_some_and(|name| name.starts_with("vmlinu"));
     boot || text.starts_with("lib/modules/") || text.starts_with("usr/lib/modules/")
 }
 
@@ -36,20 +38,26 @@ pub(crate) fn unpack(package: &Path, folder: &Path, wanted: impl Fn(&Path) -> bo
         reason,
     };
     let files = member(&data, "data.tar").map_err(failed)?;
-    let reader = Compression::of(files).reader(files).map_err(|error| failed(error.to_string()))?;
+    let reader = Compression::of(files)
+        .reader(files)
+        .map_err(|error| failed(error.to_string()))?;
     extract(reader, folder, wanted).map_err(|error| failed(error.to_string()))
 }
 
 /// The content of the first member whose name begins like this.
 fn member<'a>(data: &'a [u8], name: &str) -> Result<&'a [u8], String> {
-    let mut rest = data.strip_prefix(MAGIC).ok_or("it is no package: it is not an ar archive")?;
+    let mut rest = data
+        .strip_prefix(MAGIC)
+        .ok_or("it is no package: it is not an ar archive")?;
     while !rest.is_empty() {
         let (header, behind) = rest.split_at_checked(HEADER).ok_or("it is truncated")?;
         let field = |range: std::ops::Range<usize>| {
             let bytes = header.get(range).unwrap_or_default();
             String::from_utf8_lossy(bytes).trim_end().to_owned()
         };
-        let length: usize = field(48..58).parse().map_err(|_| "it is damaged: a member has no length")?;
+        let length: usize = field(48..58)
+            .parse()
+            .map_err(|_| "it is damaged: a member has no length")?;
         let content = behind.get(..length).ok_or("it is truncated")?;
         if field(0..16).starts_with(name) {
             return Ok(content);
@@ -67,8 +75,10 @@ fn extract(reader: impl Read, folder: &Path, wanted: impl Fn(&Path) -> bool) -> 
     for entry in archive.entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
-        let relative: std::path::PathBuf =
-            path.components().filter(|component| matches!(component, Component::Normal(_))).collect();
+        let relative: std::path::PathBuf = path
+            .components()
+            .filter(|component| matches!(component, Component::Normal(_)))
+            .collect();
         if !wanted(&relative) {
             continue;
         }
@@ -91,7 +101,16 @@ mod tests {
     fn ar(members: &[(&str, &[u8])]) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         for (name, content) in members {
-            write!(bytes, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 100_644, content.len()).unwrap();
+            write!(
+                bytes,
+                "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n",
+                0,
+                0,
+                0,
+                100_644,
+                content.len()
+            )
+            .unwrap();
             bytes.extend_from_slice(content);
             bytes.resize(bytes.len().next_multiple_of(2), b'\n');
         }
@@ -109,7 +128,11 @@ mod tests {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(&tar.into_inner().unwrap()).unwrap();
         let data = encoder.finish().unwrap();
-        ar(&[("debian-binary", b"2.0\n"), ("control.tar.xz", b"odd"), ("data.tar.gz", &data)])
+        ar(&[
+            ("debian-binary", b"2.0\n"),
+            ("control.tar.xz", b"odd"),
+            ("data.tar.gz", &data),
+        ])
     }
 
     fn unpacked(bytes: &[u8], folder: &Path) -> Result<(), String> {
@@ -134,10 +157,17 @@ mod tests {
         let whole = package();
         for length in [20, 100, whole.len() - 10] {
             let error = unpacked(&whole[..length], folder.path()).unwrap_err();
-            assert!(error.contains("x.deb") && error.contains("truncated"), "{length}: {error}");
+            assert!(
+                error.contains("x.deb") && error.contains("truncated"),
+                "{length}: {error}"
+            );
         }
         assert!(unpacked(b"text", folder.path()).unwrap_err().contains("ar archive"));
-        assert!(unpacked(&ar(&[("debian-binary", b"2.0\n")]), folder.path()).unwrap_err().contains("data.tar"));
+        assert!(
+            unpacked(&ar(&[("debian-binary", b"2.0\n")]), folder.path())
+                .unwrap_err()
+                .contains("data.tar")
+        );
         assert!(unpacked(&ar(&[("data.tar.xz", b"\xfd7zXZ\0rest")]), folder.path()).is_err());
     }
 }

@@ -45,12 +45,7 @@ pub(super) fn write(tree: &Path, output: &Path, time: u32) -> Result<(), ImageEr
 }
 
 /// Adds what is in a folder.
-fn add(
-    writer: &mut FilesystemWriter<'_, '_, '_>,
-    tree: &Path,
-    folder: &Path,
-    time: u32,
-) -> Result<(), ImageError> {
+fn add(writer: &mut FilesystemWriter<'_, '_, '_>, tree: &Path, folder: &Path, time: u32) -> Result<(), ImageError> {
     let failed = |error: BackhandError| ImageError::Rootfs(error.to_string());
     let place = tree.join(folder);
     let listed = fs::read_dir(&place).and_then(Iterator::collect::<Result<Vec<_>, _>>);
@@ -63,13 +58,19 @@ fn add(
         let header = |mode| NodeHeader::new(mode, 0, 0, time);
         let kind = metadata.file_type();
         if kind.is_dir() {
-            let mode = if path == Path::new("tmp") { SHARED_MODE } else { FOLDER_MODE };
+            let mode = if path == Path::new("tmp") {
+                SHARED_MODE
+            } else {
+                FOLDER_MODE
+            };
             writer.push_dir(&path, header(mode)).map_err(failed)?;
             add(writer, tree, &path, time)?;
         } else if kind.is_file() {
             let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions());
             let mode = if mode & 0o111 == 0 { FILE_MODE } else { PROGRAM_MODE };
-            writer.push_file_from_path(&source, &path, header(mode)).map_err(failed)?;
+            writer
+                .push_file_from_path(&source, &path, header(mode))
+                .map_err(failed)?;
         } else if kind.is_symlink() {
             let target = fs::read_link(&source).map_err(|error| ImageError::file(&source, error))?;
             writer.push_symlink(target, &path, header(LINK_MODE)).map_err(failed)?;

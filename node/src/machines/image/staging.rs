@@ -198,7 +198,11 @@ impl Staging {
             return Err(ImageError::Script {
                 path: script.to_owned(),
                 status: output.status,
-                output: if said.is_empty() { String::new() } else { format!(":\n{said}") },
+                output: if said.is_empty() {
+                    String::new()
+                } else {
+                    format!(":\n{said}")
+                },
             });
         }
         for line in said.lines() {
@@ -220,7 +224,8 @@ impl Staging {
         }
         for mount in MOUNT_POINTS {
             if !fs::symlink_metadata(self.root.join(mount)).is_ok_and(|metadata| metadata.is_dir()) {
-                let reason = format!("the script {script} removed the folder /{mount}, where the guest mounts something");
+                let reason =
+                    format!("the script {script} removed the folder /{mount}, where the guest mounts something");
                 return Err(ImageError::Rootfs(reason));
             }
         }

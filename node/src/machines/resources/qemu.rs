@@ -43,9 +43,16 @@ impl Resources {
             library_path: None,
         };
         let unpacked = Qemu::unpacked(&self.qemu_folder());
-        let configured = bin_path.iter().map(|folder| folder.join(PROGRAM)).filter(|file| file.is_file());
+        let configured = bin_path
+            .iter()
+            .map(|folder| folder.join(PROGRAM))
+            .filter(|file| file.is_file());
         let others = self.find_program(PROGRAM, &[]);
-        configured.map(plain).chain(unpacked).chain(others.into_iter().map(plain)).collect()
+        configured
+            .map(plain)
+            .chain(unpacked)
+            .chain(others.into_iter().map(plain))
+            .collect()
     }
 
     /// The first QEMU that can be used.
@@ -72,7 +79,10 @@ impl Qemu {
         if !program.is_file() {
             return None;
         }
-        let folders = LIBRARY_FOLDERS.iter().map(|library| folder.join(library)).filter(|folder| folder.is_dir());
+        let folders = LIBRARY_FOLDERS
+            .iter()
+            .map(|library| folder.join(library))
+            .filter(|folder| folder.is_dir());
         Some(Self {
             program,
             library_path: std::env::join_paths(folders).ok(),
@@ -95,10 +105,18 @@ impl Qemu {
     /// What is wrong, naming the program.
     pub fn check(&self) -> Result<QemuVersion, String> {
         let text = self.output(&["--version"])?;
-        let version = parse_version(&text)
-            .ok_or_else(|| format!("{} does not say its version: {}", self.program.display(), first_line(&text)))?;
+        let version = parse_version(&text).ok_or_else(|| {
+            format!(
+                "{} does not say its version: {}",
+                self.program.display(),
+                first_line(&text)
+            )
+        })?;
         if version < OLDEST_QEMU {
-            return Err(format!("{} is version {version}, older than {OLDEST_QEMU}", self.program.display()));
+            return Err(format!(
+                "{} is version {version}, older than {OLDEST_QEMU}",
+                self.program.display()
+            ));
         }
         let machines = self.output(&["-M", "help"])?;
         if !machines.lines().any(|line| line.starts_with("microvm ")) {
@@ -114,7 +132,12 @@ impl Qemu {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        Err(format!("{} does not run: {}: {}", self.program.display(), output.status, first_line(&said)))
+        Err(format!(
+            "{} does not run: {}: {}",
+            self.program.display(),
+            output.status,
+            first_line(&said)
+        ))
     }
 }
 
@@ -126,7 +149,10 @@ fn first_line(text: &str) -> &str {
 fn parse_version(text: &str) -> Option<QemuVersion> {
     let (_, version) = text.split_once(" version ")?;
     let mut numbers = version.split(|letter: char| !letter.is_ascii_digit());
-    Some(QemuVersion(numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    Some(QemuVersion(
+        numbers.next()?.parse().ok()?,
+        numbers.next()?.parse().ok()?,
+    ))
 }
 
 #[cfg(test)]
@@ -164,8 +190,18 @@ mod tests {
         let other = put("8.0", "pc");
         let good = put("9.1", "microvm");
         let found = resources.qemu(&[old.clone(), other.clone(), good.clone()]);
-        assert_eq!(found.map(|(qemu, version)| (qemu.program, version)), Ok((good.join(PROGRAM), QemuVersion(9, 1))));
-        let reason = |folder: &PathBuf| Qemu { program: folder.join(PROGRAM), library_path: None }.check().unwrap_err();
+        assert_eq!(
+            found.map(|(qemu, version)| (qemu.program, version)),
+            Ok((good.join(PROGRAM), QemuVersion(9, 1)))
+        );
+        let reason = |folder: &PathBuf| {
+            Qemu {
+                program: folder.join(PROGRAM),
+                library_path: None,
+            }
+            .check()
+            .unwrap_err()
+        };
         assert!(reason(&old).contains("older than 7.2"));
         assert!(reason(&other).contains("no machine `microvm`"));
     }
