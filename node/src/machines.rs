@@ -6,6 +6,7 @@
 //! [`MachineSource`] boots once and restores from then on.
 
 pub(crate) mod child;
+pub mod firecracker;
 pub(crate) mod guest;
 pub mod image;
 mod process;
@@ -13,6 +14,7 @@ pub mod resources;
 mod runtime_dir;
 mod source;
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -72,7 +74,7 @@ pub trait Templating: Send + Sync {
 }
 
 /// One machine. Dropping the last handle kills it.
-pub trait Machine: fmt::Debug + Send + Sync + 'static {
+pub trait Machine: Any + fmt::Debug + Send + Sync + 'static {
     /// The process on this host that it is, or that runs it.
     fn pid(&self) -> u32;
 
@@ -199,6 +201,8 @@ pub struct MachineStats {
     pub proportional_bytes: u64,
     /// Processor time it has used.
     pub cpu_time: Duration,
+    /// Memory that its guest could still use in bytes, by its own account, if it gives one.
+    pub guest_available_bytes: Option<u64>,
 }
 
 /// How a machine was started.

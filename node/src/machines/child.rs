@@ -59,17 +59,29 @@ impl MachineProcess {
         self.killed.cancel();
     }
 
+    /// Kills it when it is cancelled; for those who do not keep it alive.
+    pub(crate) fn kill_switch(&self) -> CancellationToken {
+        self.killed.clone()
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.borrow().is_some()
     }
 
     /// How it ended, once it has and is cleaned up after.
     pub(crate) async fn wait(&self) -> ExitStatus {
+        self.ending().await
+    }
+
+    /// As [`wait`](Self::wait), for those who do not keep it alive.
+    pub(crate) fn ending(&self) -> impl Future<Output = ExitStatus> + Send + use<> {
         let mut ended = self.ended.clone();
-        match ended.wait_for(Option::is_some).await {
-            Ok(status) => status.unwrap_or_default(),
-            // The runtime is going down, and the process with it.
-            Err(_) => ExitStatus::default(),
+        async move {
+            match ended.wait_for(Option::is_some).await {
+                Ok(status) => status.unwrap_or_default(),
+                // The runtime is going down, and the process with it.
+                Err(_) => ExitStatus::default(),
+            }
         }
     }
 
@@ -189,6 +201,7 @@ pub(crate) fn stats_of(pid: u32) -> MachineStats {
         resident_bytes: kib("Rss:") << 10,
         proportional_bytes: kib("Pss:") << 10,
         cpu_time: cpu_time_of(pid).unwrap_or_default(),
+        guest_available_bytes: None,
     }
 }
 
