@@ -16,6 +16,8 @@ mod logging;
 mod logs;
 mod node;
 mod output;
+mod preflight;
+mod rootfs;
 mod run;
 mod source;
 mod stop;
@@ -37,6 +39,7 @@ Examples:
   nex logs                                             follow what functions write
   nex node ls                                          list the nodes, and
   nex node info NODE                                   what runs on one of them
+  nex preflight --driver qemu                          install what virtual machines need
   nex bench all --in-process                           measure the engine on this machine
 
 Exit status:
@@ -75,6 +78,11 @@ enum Command {
     Events(events::Args),
     /// Run a function once, in this process and with in-memory host services; needs no server
     Invoke(invoke::Args),
+    /// Make the image that virtual machines boot
+    #[command(visible_alias = "fs")]
+    Rootfs(rootfs::Args),
+    /// Look whether this machine has what the node's machines need, and install what is missing
+    Preflight(preflight::Args),
     /// Measure cold starts, latency, throughput, memory and deployments, of a node or of the engine in this process
     #[command(subcommand)]
     Bench(bench::Command),
@@ -109,6 +117,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Logs(args) => logs::run(&global, args).await,
         Command::Events(args) => events::run(&global, args).await,
         Command::Invoke(args) => invoke::run(&global, args).await,
+        Command::Rootfs(args) => rootfs::run(args).await,
+        Command::Preflight(args) => preflight::run(args).await,
         Command::Bench(command) => bench::run(&global, command).await,
     }
 }

@@ -7,10 +7,12 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
 use super::failure::Failure;
+use super::keys;
 use crate::connection::{self, Connection, ContextChoice, Settings};
 use crate::control::subjects;
 use crate::duration;
 use crate::limits::{Assignment, LimitKey, LimitSet};
+use crate::machines::resources::Resources;
 
 const CONNECTION: &str = "Connection";
 const LOGGING: &str = "Logging";
@@ -143,6 +145,29 @@ pub(super) struct Output {
     /// Write the result as JSON, for programs
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// Where what machines need is kept.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ResourceDir {
+    /// Folder of what machines need [default: $NEX_HOME/resources, in ~/.nex by default]
+    #[arg(long, alias = "resource_dir", value_name = "DIR", env = "NEX_RESOURCE_DIR")]
+    resource_dir: Option<PathBuf>,
+}
+
+impl ResourceDir {
+    pub(super) fn resources(&self) -> Result<Resources, Failure> {
+        let folder = match self
+            .resource_dir
+            .as_deref()
+            .filter(|folder| !folder.as_os_str().is_empty())
+        {
+            Some(folder) => folder.to_owned(),
+            None => keys::home()?.join("resources"),
+        };
+        // Programs are started by these paths, some of them in other folders.
+        Ok(Resources::new(std::path::absolute(&folder).unwrap_or(folder)))
+    }
 }
 
 /// What `run` and `devrun` say of a workload alike.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::args::{Global, Output, name};
 use super::control::Session;
 use super::failure::Failure;
-use super::{output, up};
+use super::{output, preflight, up};
 use crate::control::messages::{AgentSummary, InfoResponse, LimitValues, MachineSummary, PingResponse};
 use crate::limits::LimitKey;
 
@@ -23,6 +23,8 @@ pub(super) enum Command {
     Info(InfoArgs),
     /// List where workloads of the namespace run
     Probe(ProbeArgs),
+    /// The same as `nex preflight`
+    Preflight(preflight::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -71,6 +73,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<(), Failure
         Command::Ls(args) => list(global, args).await,
         Command::Info(args) => info(global, args).await,
         Command::Probe(args) => probe(global, args).await,
+        Command::Preflight(args) => preflight::run(args).await,
     }
 }
 

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::machines::resources::Replacement;
 
-/// Where the initial RAM disk has a folder to mount something on; `root` is for the root file system.
-const INITRD_FOLDERS: [&str; 6] = ["dev", "proc", "root", "run", "sys", "tmp"];
+/// Where the initial RAM disk has a folder to mount something on; `newroot` is for the root file system.
+const INITRD_FOLDERS: [&str; 6] = ["dev", "newroot", "proc", "run", "sys", "tmp"];
 
 /// What an image is made of.
 #[derive(Debug, Clone)]

@@ -104,7 +104,7 @@ impl Qemu {
     /// # Errors
     /// What is wrong, naming the program.
     pub fn check(&self) -> Result<QemuVersion, String> {
-        let text = self.output("--version")?;
+        let text = self.output(&["--version"])?;
         let version = parse_version(&text).ok_or_else(|| {
             format!(
                 "{} does not say its version: {}",
@@ -118,15 +118,15 @@ impl Qemu {
                 self.program.display()
             ));
         }
-        let machines = self.output("-Mhelp")?;
+        let machines = self.output(&["-M", "help"])?;
         if !machines.lines().any(|line| line.starts_with("microvm ")) {
             return Err(format!("{} has no machine `microvm`", self.program.display()));
         }
         Ok(version)
     }
 
-    fn output(&self, argument: &str) -> Result<String, String> {
-        let output = self.command().arg(argument).output();
+    fn output(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = self.command().args(arguments).output();
         let output = output.map_err(|error| format!("{}: {error}", self.program.display()))?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
