@@ -157,11 +157,16 @@ pub(super) struct ResourceDir {
 
 impl ResourceDir {
     pub(super) fn resources(&self) -> Result<Resources, Failure> {
-        let folder = match self
+        self.or(None)
+    }
+
+    /// The folder, which a configuration may name where the command line does not.
+    pub(super) fn or(&self, configured: Option<&Path>) -> Result<Resources, Failure> {
+        let given = self
             .resource_dir
             .as_deref()
-            .filter(|folder| !folder.as_os_str().is_empty())
-        {
+            .filter(|folder| !folder.as_os_str().is_empty());
+        let folder = match given.or(configured) {
             Some(folder) => folder.to_owned(),
             None => keys::home()?.join("resources"),
         };
