@@ -162,11 +162,11 @@ type Job = (Command, tokio::runtime::Handle, oneshot::Sender<io::Result<Child>>)
 impl Spawner {
     async fn spawn(&self, command: Command) -> io::Result<Child> {
         let (reply, result) = oneshot::channel();
-        let gone = |_| io::Error::other("the thread that starts processes is gone");
+        let gone = || io::Error::other("the thread that starts processes is gone");
         self.0
             .send((command, tokio::runtime::Handle::current(), reply))
-            .map_err(|error| gone(drop(error)))?;
-        result.await.map_err(|error| gone(drop(error)))?
+            .map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
     }
 }
 
