@@ -5,8 +5,9 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     unreachable_pub,
-    reason = "tests fail by panicking; their modules are shared by path"
+    reason = "tests fail by panicking and say why they are skipped; their modules are shared by path"
 )]
 
 #[path = "firecracker/boot.rs"]

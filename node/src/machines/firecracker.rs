@@ -109,7 +109,7 @@ impl FirecrackerDriver {
             cpu_template,
             ..
         } = self.config;
-        let api = vm.api();
+        let api = vm.patient_api();
         let machine = MachineConfiguration {
             vcpu_count: vcpus,
             mem_size_mib: memory_mib,

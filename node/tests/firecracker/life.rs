@@ -87,8 +87,12 @@ async fn stops_when_it_is_asked_to() {
     let machine = within(driver.boot("m")).await.unwrap();
     let _node = Node::connect(&machine, "echo").await;
     let status = within(machine.stop(Duration::from_secs(20))).await;
-    assert_eq!(status.code(), Some(0));
-    assert_eq!(lab.heard("Shutdown").len(), 1);
+    assert_eq!(status.signal(), Some(9), "the guest kills its agent, and says so");
+    assert_eq!(
+        lab.heard("Shutdown").len(),
+        2,
+        "one to end the agent, one to end the machine"
+    );
     assert!(
         !lab.requests()
             .iter()

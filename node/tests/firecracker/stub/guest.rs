@@ -20,7 +20,10 @@ use crate::toy::Toy;
 const EARLY: u32 = 2;
 
 /// What `wait` says of an agent whose link has ended; a real one ends with 0, this one shows that it gets through.
-pub const AGENT_STATUS: i32 = 3 << 8;
+const ENDED: i32 = 3 << 8;
+
+/// What it says of one that was killed.
+const KILLED: i32 = 9;
 
 #[derive(Clone)]
 pub struct Guest(Arc<Inner>);
@@ -113,12 +116,14 @@ impl Inner {
         let mut decoder = Decoder::default();
         let mut chunk = [0; 4096];
         let (ended, mut agent_ended) = mpsc::channel(1);
+        // The host has been told that the agent is gone, and is to say goodbye.
+        let mut parting = false;
         loop {
             let read = tokio::select! {
                 read = stream.read(&mut chunk) => read?,
                 Some(()) = agent_ended.recv() => {
-                    let wait_status = AGENT_STATUS;
-                    send(&mut stream, &ToHost::AgentExited { wait_status }).await?;
+                    send(&mut stream, &ToHost::AgentExited { wait_status: ENDED }).await?;
+                    parting = true;
                     continue;
                 }
             };
@@ -162,8 +167,14 @@ impl Inner {
                     ToGuest::Shutdown => {
                         self.recorder.write(&json!({"guest": "Shutdown"}));
                         let ignored = [Behaviour::IgnoresShutdown, Behaviour::IgnoresEverything];
-                        if !ignored.contains(&self.behaviour) {
+                        if ignored.contains(&self.behaviour) {
+                            continue;
+                        }
+                        if parting {
                             self.exit.send_replace(Some(0));
+                        } else {
+                            send(&mut stream, &ToHost::AgentExited { wait_status: KILLED }).await?;
+                            parting = true;
                         }
                     }
                 }
