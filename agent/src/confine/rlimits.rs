@@ -22,12 +22,13 @@ const LIMITS: [(Resource, &str, u64); 8] = [
     (Resource::Nofile, "descriptors", DESCRIPTORS),
 ];
 
-/// Sets the limits. The number of threads is limited in a user namespace only: elsewhere the kernel counts those of all
+/// Sets the limits. A log that is a file is then lost, but does not end the process. The number of threads is limited in a user namespace only: elsewhere the kernel counts those of all
 /// processes of the user.
 pub(super) fn apply(in_user_namespace: bool) -> Result<(), ConfineError> {
     for (resource, name, value) in LIMITS {
         lower(resource, name, value)?;
     }
+    ignore_oversized_files();
     if in_user_namespace {
         lower(Resource::Nproc, "threads", THREADS)?;
     }
@@ -41,4 +42,10 @@ fn lower(resource: Resource, name: &str, value: u64) -> Result<(), ConfineError>
         maximum: Some(value),
     };
     setrlimit(resource, limit).map_err(|source| ConfineError::step(Layer::Rlimits, format!("limit {name}"), source))
+}
+
+#[allow(unsafe_code, reason = "std has no signal handlers")]
+fn ignore_oversized_files() {
+    // SAFETY: no handler is installed, and no memory touched.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }

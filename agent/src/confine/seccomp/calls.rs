@@ -16,7 +16,6 @@ const PLAIN: &[i64] = &[
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
     libc::SYS_sendto,
-    libc::SYS_sendmsg,
     libc::SYS_shutdown,
     libc::SYS_getsockopt,
     libc::SYS_dup3,
@@ -46,8 +45,9 @@ const PLAIN: &[i64] = &[
     libc::SYS_rseq,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
+    libc::SYS_sched_getparam,
+    libc::SYS_sched_getscheduler,
     libc::SYS_set_robust_list,
-    libc::SYS_set_tid_address,
     libc::SYS_exit,
     libc::SYS_exit_group,
     // Signals.
@@ -58,13 +58,14 @@ const PLAIN: &[i64] = &[
     libc::SYS_restart_syscall,
     // Time, chance, and the host as far as it matters.
     libc::SYS_clock_gettime,
-    libc::SYS_clock_getres,
     libc::SYS_clock_nanosleep,
     libc::SYS_nanosleep,
     libc::SYS_gettimeofday,
     libc::SYS_getrandom,
     libc::SYS_getrusage,
     libc::SYS_sysinfo,
+    // V8 wants to know the version of the kernel.
+    libc::SYS_uname,
 ];
 
 /// Older forms of the above that the C library uses on this processor.
