@@ -107,9 +107,10 @@ impl Muscle {
         });
     }
 
-    pub(super) async fn shutdown(&self) {
-        if let Self::Agents(pool, _) = self {
+    pub(super) async fn shutdown(self) {
+        if let Self::Agents(pool, runtime_dir) = self {
             pool.shutdown().await;
+            drop(runtime_dir);
         }
     }
 }
