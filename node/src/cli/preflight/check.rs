@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nex_agent::confine::Probe;
 use serde::Serialize;
 
 use crate::agents::find_agent_bin;
@@ -123,7 +124,7 @@ pub(super) fn all(
                 add(kvm(*driver))?;
                 guest(*driver, resources, &mut add)?;
             }
-            DriverKind::InProcess => {}
+            DriverKind::InProcess => add(Check::satisfied(*driver, "nex itself", std::env::current_exe().ok()))?,
         }
     }
     Ok(checks)
@@ -155,20 +156,24 @@ fn confinement(driver: DriverKind) -> Check {
             format_args!("nex-agent ended with {}: {said}", output.status),
         );
     }
-    match serde_json::from_slice::<serde_json::Value>(&output.stdout) {
-        Ok(serde_json::Value::Object(layers)) => layers.iter().fold(
-            Check::satisfied(driver, WHAT, None),
-            |check, (layer, state)| match state.as_str() {
-                Some(text) => check.detail(format_args!("{layer}: {text}")),
-                None => check.detail(format_args!("{layer}: {state}")),
-            },
-        ),
-        _ => Check::missing(
+    let Ok(probe) = serde_json::from_slice::<Probe>(&output.stdout) else {
+        return Check::missing(
             driver,
             WHAT,
-            "nex-agent did not answer with a JSON object; is it of this version?",
-        ),
+            "nex-agent did not say what this host gives; is it of this version?",
+        );
+    };
+    let mut check = Check::satisfied(driver, WHAT, None);
+    for (layer, report) in &probe.layers {
+        if report.available {
+            check = check.detail(format_args!("{layer}: available"));
+        } else {
+            let reason = report.reason.as_deref().unwrap_or_default();
+            check.state = State::Missing;
+            check = check.detail(format_args!("{layer}: not available on this host: {reason}"));
+        }
     }
+    check
 }
 
 fn qemu(driver: DriverKind, resources: &Resources) -> Check {
