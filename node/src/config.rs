@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::control::messages::NatsConnection;
 use crate::control::subjects;
 use crate::limits::{LimitError, LimitSet, MAX_REPLY_BYTES};
-use crate::machines::DriverKind;
+use crate::machines::{DriverKind, RateLimiters};
 
 /// Configuration of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,11 @@ pub struct NodeConfig {
     /// Folder with what virtual machines are made of, see `nex preflight`. Default `null`: `$NEX_RESOURCE_DIR`, else
     /// `$NEX_HOME/resources`.
     pub default_resource_dir: Option<PathBuf>,
+    /// Folders in which programs such as `firecracker` are looked for, before the resource folder's `bin` and `PATH`.
+    /// Default none.
+    pub bin_path: Vec<PathBuf>,
+    /// Limits of what a machine reads from its drive; for `firecracker`. Default none.
+    pub rate_limiters: RateLimiters,
     /// Folder for what machines need while they run: sockets, mostly. Its name should be short. Default `null`:
     /// `$XDG_RUNTIME_DIR/nex`, else `/run/nex` for root and `nex-UID` in the temporary folder for others.
     pub runtime_dir: Option<PathBuf>,
@@ -173,6 +178,8 @@ impl Default for NodeConfig {
             machine_boot_timeout_ms: const { NonZeroU32::new(60_000).unwrap() },
             no_sandbox: None,
             default_resource_dir: None,
+            bin_path: Vec::new(),
+            rate_limiters: RateLimiters::default(),
             runtime_dir: None,
             nexus: "nexus".to_owned(),
             tags: BTreeMap::new(),

@@ -26,6 +26,7 @@ use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
+pub use self::firecracker::{FirecrackerConfig, FirecrackerDriver, JailerConfig, RateLimiters};
 pub use self::process::{ProcessConfig, ProcessDriver};
 pub use self::runtime_dir::RuntimeDir;
 pub use self::source::MachineSource;

@@ -436,7 +436,7 @@ async fn a_thousand_bad_frames_of_each_type() {
 #[tokio::test]
 async fn an_undamaged_reply_is_taken() {
     let frame = encoded(message("reply", FunctionId(1), CallId(1))).await;
-    let mut reader = LinkReader::<AgentToNode>::new(&frame[..]);
+    let mut reader = LinkReader::<AgentToNode>::new(io::Cursor::new(frame));
     assert!(matches!(reader.next().await, Ok(Some(AgentToNode::Reply { .. }))));
     let hello = encoded(hello()).await;
     assert_eq!(hello[8..16], PROTOCOL_VERSION.to_le_bytes());

@@ -156,8 +156,12 @@ pub(super) struct ResourceDir {
 }
 
 impl ResourceDir {
+    pub(super) fn resources(&self) -> Result<Resources, Failure> {
+        self.or(None)
+    }
+
     /// The folder: that of the flag, else of the configuration, else of the environment, else under the user's home.
-    pub(super) fn resources(&self, configured: Option<&Path>) -> Result<Resources, Failure> {
+    pub(super) fn or(&self, configured: Option<&Path>) -> Result<Resources, Failure> {
         let variable = std::env::var_os("NEX_RESOURCE_DIR").filter(|value| !value.is_empty());
         let chosen = self.resource_dir.clone().or_else(|| configured.map(Path::to_owned));
         let folder = match chosen.or_else(|| variable.map(PathBuf::from)) {

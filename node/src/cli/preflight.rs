@@ -80,14 +80,18 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
 
 fn preflight(args: &Args) -> Result<(), Failure> {
     let config = up::load(args.config.as_deref())?;
-    let resources = args.resource_dir.resources(config.default_resource_dir.as_deref())?;
+    let resources = args.resource_dir.or(config.default_resource_dir.as_deref())?;
     let drivers = if args.all {
         vec![DriverKind::Process, DriverKind::Qemu, DriverKind::Firecracker]
     } else {
         vec![args.driver.unwrap_or(config.machine_driver)]
     };
+    let looked = check::Places {
+        resources: &resources,
+        bin_path: &config.bin_path,
+    };
     let mut installed = Vec::new();
-    let mut checks = check::all(&drivers, &resources, &mut |found| show(args, found))?;
+    let mut checks = looked.all(&drivers, &mut |found| show(args, found))?;
     let mut failure = None;
     if !args.check {
         match install(args, &resources, &checks) {
@@ -99,7 +103,7 @@ fn preflight(args: &Args) -> Result<(), Failure> {
         }
     }
     if !installed.is_empty() {
-        checks = check::all(&drivers, &resources, &mut |found| show(args, found))?;
+        checks = looked.all(&drivers, &mut |found| show(args, found))?;
     }
     let satisfied = failure.is_none() && checks.iter().all(Check::is_satisfied);
     if args.output.json {

@@ -114,7 +114,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn build(args: Args) -> Result<(PathBuf, GuestImage), Failure> {
-    let resources = args.resource_dir.resources(None)?;
+    let resources = args.resource_dir.resources()?;
     let mut recipe = recipe(&resources, args.agent, args.init)?;
     if let Some(kernel) = args.kernel {
         recipe.kernel = kernel;

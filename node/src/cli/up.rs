@@ -3,33 +3,27 @@
 //! The first signal lets calls in flight end; a second one ends the process at once.
 
 mod dev;
+mod muscle;
 
-use std::collections::HashSet;
-use std::ffi::OsString;
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_nats::Client;
 use nex_runtime::engine::Engine;
-use nex_runtime::v8::{V8Config, V8Engine};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::broadcast::error::RecvError;
 
 use self::dev::DevServer;
-use super::args::{Global, Level, Output, assignment};
+use self::muscle::Muscle;
+use super::args::{Global, Output, ResourceDir, assignment};
 use super::failure::Failure;
 use super::{keys, output};
-use crate::agents::{AgentEvent, AgentPool, AgentPoolConfig, find_agent_bin};
 use crate::config::NodeConfig;
 use crate::connection::Connection;
 use crate::data_plane;
-use crate::events::Events;
 use crate::identity::IdentityError;
-use crate::in_process::InProcess;
-use crate::machines::{ProcessConfig, ProcessDriver};
+use crate::machines::DriverKind;
 use crate::node::{Node, NodeError};
 
 /// Where the configuration is looked for without `--config`, as in the original.
@@ -73,7 +67,12 @@ pub(crate) struct Args {
     /// [default: $NEX_HOME/node; with --dev it keeps none]
     #[arg(long, alias = "state_dir", value_name = "DIR", verbatim_doc_comment)]
     state_dir: Option<PathBuf>,
-    /// Run functions inside the node process: no agents, and nothing between a function and the node's credentials
+    /// What functions run in; overrides `machine_driver`. `in_process` needs --unsafe-in-process
+    #[arg(long, value_name = "DRIVER", value_enum)]
+    driver: Option<DriverKind>,
+    #[command(flatten)]
+    resource_dir: ResourceDir,
+    /// Run functions inside the node process: no machines, and nothing between a function and the node's credentials
     #[arg(long, alias = "unsafe_in_process")]
     unsafe_in_process: bool,
     #[command(flatten)]
@@ -107,7 +106,7 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<(), Failure> {
     };
     let wanted = connection.clone();
     let client = data_plane::run(async move { wanted.connect().await }).await?;
-    let muscle = Muscle::start(global, &config, args.unsafe_in_process).await?;
+    let muscle = Muscle::start(global, &config, &args.resource_dir).await?;
     let node = start(config, &args, client.clone(), muscle.engine()).await?;
     muscle.report_to(node.events());
     if let Err(failure) = announce(&args, &node, &connection, dev.as_ref()) {
@@ -172,6 +171,24 @@ fn configure(args: &Args) -> Result<NodeConfig, Failure> {
     if args.state_dir.is_some() {
         config.state_dir.clone_from(&args.state_dir);
     }
+    if let Some(driver) = args.driver {
+        config.machine_driver = driver;
+    }
+    match (args.unsafe_in_process, config.machine_driver) {
+        (true, DriverKind::InProcess | DriverKind::Process) => config.machine_driver = DriverKind::InProcess,
+        (true, driver) => {
+            return Err(Failure::usage(format_args!(
+                "--unsafe-in-process runs functions without machines, but the driver is {driver}; give one or the other"
+            )));
+        }
+        (false, DriverKind::InProcess) => {
+            return Err(Failure::usage(
+                "the driver in_process leaves nothing between a function and the node; add --unsafe-in-process if that is \
+                 what you want",
+            ));
+        }
+        (false, _) => {}
+    }
     config.validate().map_err(Failure::usage)?;
     Ok(config)
 }
@@ -220,138 +237,6 @@ fn announce(args: &Args, node: &Node, connection: &Connection, dev: Option<&DevS
     }
     output::line(format_args!("Node {} is up on {}", node.id(), connection.servers()))?;
     dev.map_or(Ok(()), DevServer::announce)
-}
-
-/// What runs the functions.
-enum Muscle {
-    /// Agent processes.
-    Agents(Arc<AgentPool>),
-    /// The node's own process.
-    InProcess(Arc<InProcess>),
-}
-
-impl Muscle {
-    async fn start(global: &Global, config: &NodeConfig, in_process: bool) -> Result<Self, Failure> {
-        if in_process {
-            tracing::warn!(
-                "functions run inside the node process: a function that breaks out of V8 has the node's credentials, \
-                 one that crashes it ends the node, and code that does not stop stays until the node ends"
-            );
-            let engine = V8Engine::new(engine_settings(config)).map_err(Failure::failed)?;
-            let guarded = InProcess::new(Arc::new(engine), (&config.quarantine).into());
-            return Ok(Self::InProcess(Arc::new(guarded)));
-        }
-        let millis = |millis: NonZeroU32| Duration::from_millis(millis.get().into());
-        let agent_bin = find_agent_bin().map_err(Failure::usage)?;
-        let driver = ProcessDriver::unconfined(ProcessConfig {
-            agent_log: global.loglevel.unwrap_or(Level::Info).as_str().to_owned(),
-            agent_args: agent_arguments(&engine_settings(config)),
-            ..ProcessConfig::new(agent_bin)
-        });
-        let pool = AgentPool::start(AgentPoolConfig {
-            warm_size: count(config.machine_pool_size),
-            heartbeat_timeout: millis(config.agent_ping_timeout_ms),
-            start_timeout: millis(config.agent_handshake_timeout_ms),
-            shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
-            max_functions_per_agent: count(config.max_functions_per_agent),
-            quarantine: (&config.quarantine).into(),
-            ..AgentPoolConfig::new(driver)
-        });
-        Ok(Self::Agents(pool.await.map_err(Failure::failed)?))
-    }
-
-    fn engine(&self) -> Arc<dyn Engine> {
-        match self {
-            Self::Agents(pool) => pool.clone(),
-            Self::InProcess(engine) => engine.clone(),
-        }
-    }
-
-    /// Makes what happens to agents events of the node.
-    fn report_to(&self, events: Events) {
-        let Self::Agents(pool) = self else {
-            return;
-        };
-        let mut agents = pool.subscribe();
-        // Those that were up before anybody listened; one that starts at this moment is in both.
-        let mut known = HashSet::new();
-        for agent in pool.agents() {
-            events.agent_started(&agent.id, &agent.version, agent.driver, agent.start);
-            known.insert(agent.id);
-        }
-        tokio::spawn(async move {
-            loop {
-                match agents.recv().await {
-                    Ok(AgentEvent::Started {
-                        id,
-                        version,
-                        driver,
-                        start,
-                        ..
-                    }) => {
-                        if !known.remove(&id) {
-                            events.agent_started(&id, &version, driver, start);
-                        }
-                    }
-                    Ok(AgentEvent::Stopped { id, message, code, .. }) => {
-                        known.remove(&id);
-                        events.agent_stopped(&id, &message, code);
-                    }
-                    Ok(AgentEvent::Condemned { id, message, .. }) => events.agent_condemned(&id, &message),
-                    Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "events of agents were not published"),
-                    Err(RecvError::Closed) => break,
-                }
-            }
-        });
-    }
-
-    async fn shutdown(&self) {
-        if let Self::Agents(pool) = self {
-            pool.shutdown().await;
-        }
-    }
-}
-
-fn count(number: NonZeroU32) -> usize {
-    usize::try_from(number.get()).unwrap_or(usize::MAX)
-}
-
-/// What the node's configuration says of the engine, be it in agents or in this process. Pooled isolates are made for the
-/// limits that most workloads will have.
-fn engine_settings(config: &NodeConfig) -> V8Config {
-    let limits = config.default_limits();
-    V8Config {
-        pool_size: usize::try_from(config.isolate_pool_size).unwrap_or(usize::MAX),
-        heap_bytes: limits.heap_bytes,
-        stack_bytes: limits.stack_bytes,
-        code_cache_bytes: config.code_cache_bytes,
-        memory_high_bytes: config.agent_memory_high_bytes.map(NonZeroU64::get),
-        merge_memory: config.merge_agent_memory,
-        max_instances: count(config.max_instances_per_agent),
-    }
-}
-
-/// The same as arguments of `nex-agent`.
-fn agent_arguments(settings: &V8Config) -> Vec<OsString> {
-    let V8Config {
-        pool_size,
-        heap_bytes,
-        stack_bytes,
-        code_cache_bytes,
-        memory_high_bytes,
-        merge_memory,
-        max_instances,
-    } = settings;
-    let mut arguments = vec![
-        format!("--isolate-pool-size={pool_size}"),
-        format!("--heap-bytes={heap_bytes}"),
-        format!("--stack-bytes={stack_bytes}"),
-        format!("--code-cache-bytes={code_cache_bytes}"),
-        format!("--max-instances={max_instances}"),
-    ];
-    arguments.extend(merge_memory.then(|| "--merge-memory".to_owned()));
-    arguments.extend(memory_high_bytes.map(|bytes| format!("--memory-high-bytes={bytes}")));
-    arguments.into_iter().map(OsString::from).collect()
 }
 
 /// The signals that ask a process to end.

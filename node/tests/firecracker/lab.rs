@@ -174,12 +174,11 @@ impl Node {
         Self::over(stream, toy).await
     }
 
-    async fn over(stream: Box<dyn Stream>, toy: &str) -> Self {
-        let (read, write) = tokio::io::split(stream);
-        let (outbox, write) = Outbox::new(write);
+    async fn over(stream: Stream, toy: &str) -> Self {
+        let (outbox, write) = Outbox::new(stream.writer);
         tokio::spawn(write.run());
         let mut node = Self {
-            reader: LinkReader::new(read),
+            reader: LinkReader::new(stream.reader),
             outbox,
             calls: 0,
         };

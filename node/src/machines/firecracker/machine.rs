@@ -134,7 +134,7 @@ impl FirecrackerMachine {
         Ok(self.vm.root().to_owned())
     }
 
-    async fn connect_link(&self) -> io::Result<Box<dyn Stream>> {
+    async fn connect_link(&self) -> io::Result<Stream> {
         let agent = &mut *self.agent.lock().await;
         let link = match std::mem::replace(agent, Agent::Gone) {
             Agent::Linked(link) => link,
@@ -149,7 +149,7 @@ impl FirecrackerMachine {
         };
         let link = link.into_std()?;
         let _data_plane = data_plane::handle().enter();
-        Ok(Box::new(UnixStream::from_std(link)?))
+        Ok(Stream::from(UnixStream::from_std(link)?))
     }
 
     async fn give_link(&self, mut guest: GuestControl) -> io::Result<UnixStream> {
@@ -187,7 +187,7 @@ impl Machine for FirecrackerMachine {
         self.vm.process.pid()
     }
 
-    fn connect(&self, port: Port) -> BoxFuture<'_, io::Result<Box<dyn Stream>>> {
+    fn connect(&self, port: Port) -> BoxFuture<'_, io::Result<Stream>> {
         match port {
             Port::Link => self.connect_link().boxed(),
         }
