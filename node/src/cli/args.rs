@@ -150,8 +150,8 @@ pub(super) struct Output {
 /// Where what machines need is kept.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ResourceDir {
-    /// Folder of what machines need [default: $NEX_HOME/resources, in ~/.nex by default]
-    #[arg(long, alias = "resource_dir", value_name = "DIR", env = "NEX_RESOURCE_DIR")]
+    /// Folder of what machines need [default: $NEX_HOME/resources, in ~/.nex by default] [env: NEX_RESOURCE_DIR]
+    #[arg(long, alias = "resource_dir", value_name = "DIR")]
     resource_dir: Option<PathBuf>,
 }
 
@@ -160,14 +160,12 @@ impl ResourceDir {
         self.or(None)
     }
 
-    /// The folder, which a configuration may name where the command line does not.
+    /// The folder: that of the flag, else of the configuration, else of the environment, else under the user's home.
     pub(super) fn or(&self, configured: Option<&Path>) -> Result<Resources, Failure> {
-        let given = self
-            .resource_dir
-            .as_deref()
-            .filter(|folder| !folder.as_os_str().is_empty());
-        let folder = match given.or(configured) {
-            Some(folder) => folder.to_owned(),
+        let variable = std::env::var_os("NEX_RESOURCE_DIR").filter(|value| !value.is_empty());
+        let chosen = self.resource_dir.clone().or_else(|| configured.map(Path::to_owned));
+        let folder = match chosen.or_else(|| variable.map(PathBuf::from)) {
+            Some(folder) => folder,
             None => keys::home()?.join("resources"),
         };
         // Programs are started by these paths, some of them in other folders.

@@ -6,6 +6,7 @@ mod check;
 mod install;
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -13,7 +14,7 @@ use self::check::{Check, Item, State};
 use self::install::Installer;
 use super::args::{Output, ResourceDir};
 use super::failure::{Failure, Status};
-use super::output;
+use super::{output, up};
 use crate::machines::DriverKind;
 use crate::machines::resources::{Lock, Resources};
 
@@ -37,12 +38,15 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(super) struct Args {
-    /// Driver of machines to look for
-    #[arg(long, value_name = "DRIVER", value_enum, default_value_t = DriverKind::Process, conflicts_with = "all")]
-    driver: DriverKind,
+    /// Driver of machines to look for [default: the configured one]
+    #[arg(long, value_name = "DRIVER", value_enum, conflicts_with = "all")]
+    driver: Option<DriverKind>,
     /// All drivers
     #[arg(long)]
     all: bool,
+    /// Configuration file of the node, JSON [default: ./config.json if there is one, else the defaults]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Only look
     #[arg(long, conflicts_with_all = ["yes", "force"])]
     check: bool,
@@ -62,7 +66,7 @@ pub(super) struct Args {
 #[derive(Serialize)]
 struct Report<'a> {
     satisfied: bool,
-    resource_dir: &'a std::path::Path,
+    resource_dir: &'a Path,
     installed: &'a [Item],
     checks: &'a [Check],
 }
@@ -75,14 +79,19 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn preflight(args: &Args) -> Result<(), Failure> {
-    let resources = args.resource_dir.resources()?;
+    let config = up::load(args.config.as_deref())?;
+    let resources = args.resource_dir.or(config.default_resource_dir.as_deref())?;
     let drivers = if args.all {
         vec![DriverKind::Process, DriverKind::Qemu, DriverKind::Firecracker]
     } else {
-        vec![args.driver]
+        vec![args.driver.unwrap_or(config.machine_driver)]
+    };
+    let looked = check::Places {
+        resources: &resources,
+        bin_path: &config.bin_path,
     };
     let mut installed = Vec::new();
-    let mut checks = check::all(&drivers, &resources, &mut |found| show(args, found))?;
+    let mut checks = looked.all(&drivers, &mut |found| show(args, found))?;
     let mut failure = None;
     if !args.check {
         match install(args, &resources, &checks) {
@@ -94,7 +103,7 @@ fn preflight(args: &Args) -> Result<(), Failure> {
         }
     }
     if !installed.is_empty() {
-        checks = check::all(&drivers, &resources, &mut |found| show(args, found))?;
+        checks = looked.all(&drivers, &mut |found| show(args, found))?;
     }
     let satisfied = failure.is_none() && checks.iter().all(Check::is_satisfied);
     if args.output.json {

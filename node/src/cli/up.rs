@@ -142,19 +142,24 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<(), Failure> {
     }
 }
 
-/// The configuration from the file, with what the flags say.
-fn configure(args: &Args) -> Result<NodeConfig, Failure> {
+/// The configuration in this file, else in the one that is looked for, else the defaults.
+pub(super) fn load(file: Option<&Path>) -> Result<NodeConfig, Failure> {
     let default = Path::new(CONFIG_FILE);
-    let file = args
-        .config
-        .as_deref()
-        .or_else(|| (!args.dev && default.exists()).then_some(default));
-    let mut config = match file {
+    match file.or_else(|| default.exists().then_some(default)) {
         Some(file) => {
             tracing::info!(file = %file.display(), "configuration");
-            NodeConfig::load(file).map_err(|error| Failure::usage(format_args!("{}: {error}", file.display())))?
+            NodeConfig::load(file).map_err(|error| Failure::usage(format_args!("{}: {error}", file.display())))
         }
-        None => NodeConfig::default(),
+        None => Ok(NodeConfig::default()),
+    }
+}
+
+/// The configuration from the file, with what the flags say.
+fn configure(args: &Args) -> Result<NodeConfig, Failure> {
+    let mut config = if args.dev && args.config.is_none() {
+        NodeConfig::default()
+    } else {
+        load(args.config.as_deref())?
     };
     if let Some(agents) = args.agents {
         config.machine_pool_size = agents;

@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nex_agent::confine::Probe;
 use serde::Serialize;
 
 use crate::agents::find_agent_bin;
@@ -95,38 +96,48 @@ impl Check {
     }
 }
 
-/// Looks for all that these drivers need; `found` is told of each as it is looked at.
-pub(super) fn all(
-    drivers: &[DriverKind],
-    resources: &Resources,
-    found: &mut dyn FnMut(&Check) -> Result<(), Failure>,
-) -> Result<Vec<Check>, Failure> {
-    let mut checks: Vec<Check> = Vec::new();
-    let mut add = |check: Check| -> Result<(), Failure> {
-        found(&check)?;
-        checks.push(check);
-        Ok(())
-    };
-    for driver in drivers {
-        match driver {
-            DriverKind::Process => {
-                add(agent(*driver))?;
-                add(confinement(*driver))?;
+/// Where things are looked for.
+#[derive(Debug)]
+pub(super) struct Places<'a> {
+    pub(super) resources: &'a Resources,
+    /// Folders of programs, of the configuration.
+    pub(super) bin_path: &'a [PathBuf],
+}
+
+impl Places<'_> {
+    /// Looks for all that these drivers need; `found` is told of each as it is looked at.
+    pub(super) fn all(
+        &self,
+        drivers: &[DriverKind],
+        found: &mut dyn FnMut(&Check) -> Result<(), Failure>,
+    ) -> Result<Vec<Check>, Failure> {
+        let mut checks: Vec<Check> = Vec::new();
+        let mut add = |check: Check| -> Result<(), Failure> {
+            found(&check)?;
+            checks.push(check);
+            Ok(())
+        };
+        for driver in drivers {
+            match driver {
+                DriverKind::Process => {
+                    add(agent(*driver))?;
+                    add(confinement(*driver))?;
+                }
+                DriverKind::Qemu => {
+                    add(qemu(*driver, self))?;
+                    add(acceleration(*driver))?;
+                    guest(*driver, self.resources, &mut add)?;
+                }
+                DriverKind::Firecracker => {
+                    add(firecracker(*driver, self))?;
+                    add(kvm(*driver))?;
+                    guest(*driver, self.resources, &mut add)?;
+                }
+                DriverKind::InProcess => add(Check::satisfied(*driver, "nex itself", std::env::current_exe().ok()))?,
             }
-            DriverKind::Qemu => {
-                add(qemu(*driver, resources))?;
-                add(acceleration(*driver))?;
-                guest(*driver, resources, &mut add)?;
-            }
-            DriverKind::Firecracker => {
-                add(firecracker(*driver, resources))?;
-                add(kvm(*driver))?;
-                guest(*driver, resources, &mut add)?;
-            }
-            DriverKind::InProcess => {}
         }
+        Ok(checks)
     }
-    Ok(checks)
 }
 
 fn agent(driver: DriverKind) -> Check {
@@ -155,23 +166,27 @@ fn confinement(driver: DriverKind) -> Check {
             format_args!("nex-agent ended with {}: {said}", output.status),
         );
     }
-    match serde_json::from_slice::<serde_json::Value>(&output.stdout) {
-        Ok(serde_json::Value::Object(layers)) => layers.iter().fold(
-            Check::satisfied(driver, WHAT, None),
-            |check, (layer, state)| match state.as_str() {
-                Some(text) => check.detail(format_args!("{layer}: {text}")),
-                None => check.detail(format_args!("{layer}: {state}")),
-            },
-        ),
-        _ => Check::missing(
+    let Ok(probe) = serde_json::from_slice::<Probe>(&output.stdout) else {
+        return Check::missing(
             driver,
             WHAT,
-            "nex-agent did not answer with a JSON object; is it of this version?",
-        ),
+            "nex-agent did not say what this host gives; is it of this version?",
+        );
+    };
+    let mut check = Check::satisfied(driver, WHAT, None);
+    for (layer, report) in &probe.layers {
+        if report.available {
+            check = check.detail(format_args!("{layer}: available"));
+        } else {
+            let reason = report.reason.as_deref().unwrap_or_default();
+            check.state = State::Missing;
+            check = check.detail(format_args!("{layer}: not available on this host: {reason}"));
+        }
     }
+    check
 }
 
-fn qemu(driver: DriverKind, resources: &Resources) -> Check {
+fn qemu(driver: DriverKind, places: &Places<'_>) -> Check {
     const WHAT: &str = "qemu-system-x86_64";
     if std::env::consts::ARCH != "x86_64" {
         return Check::missing(
@@ -180,7 +195,7 @@ fn qemu(driver: DriverKind, resources: &Resources) -> Check {
             "its machine `microvm` runs x86_64 guests, and this is no such machine",
         );
     }
-    match resources.qemu(&[]) {
+    match places.resources.qemu(places.bin_path) {
         Ok((qemu, version)) => {
             Check::satisfied(driver, WHAT, Some(qemu.program)).detail(format_args!("version {version}"))
         }
@@ -218,10 +233,10 @@ fn open_kvm() -> Result<(), String> {
 }
 
 /// Firecracker and its jailer, which have to be of the same version.
-fn firecracker(driver: DriverKind, resources: &Resources) -> Check {
+fn firecracker(driver: DriverKind, places: &Places<'_>) -> Check {
     const WHAT: &str = "firecracker and jailer";
     let program = |name: &str| -> Result<(PathBuf, String), String> {
-        let found = resources.find_program(name, &[]);
+        let found = places.resources.find_program(name, places.bin_path);
         let path = found
             .into_iter()
             .next()
@@ -251,7 +266,7 @@ fn firecracker(driver: DriverKind, resources: &Resources) -> Check {
         Ok((path, version)) => Check::satisfied(driver, WHAT, Some(path)).detail(format_args!("version {version}")),
         Err(reason) => Check::missing(driver, WHAT, reason).detail(format_args!(
             "get a release from {FIRECRACKER_RELEASES} and put both programs into {}, or into a folder of PATH",
-            resources.programs().display()
+            places.resources.programs().display()
         )),
     }
 }
