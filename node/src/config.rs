@@ -45,7 +45,8 @@ pub struct NodeConfig {
     /// Limits of what a machine reads from its drive; for `firecracker`. Default none.
     pub rate_limiters: RateLimiters,
     /// Folder for what machines need while they run: sockets, mostly. Its name should be short. Default `null`:
-    /// `$XDG_RUNTIME_DIR/nex`, else `/run/nex` for root and `nex-UID` in the temporary folder for others.
+    /// `$XDG_RUNTIME_DIR/nex`, else `/run/nex` for root and `nex-UID` in the temporary folder for others; for `firecracker`
+    /// `machines` in the resource folder, because it should be on the image's file system.
     pub runtime_dir: Option<PathBuf>,
     /// Name of the group of nodes this one belongs to. Default `nexus`.
     pub nexus: String,

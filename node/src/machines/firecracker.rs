@@ -10,6 +10,7 @@ mod exit;
 mod jail;
 mod machine;
 mod resources;
+mod socket;
 mod sweep;
 mod version;
 mod vm;
@@ -31,7 +32,10 @@ pub use config::{
     Balloon, CpuTemplate, FirecrackerConfig, HugePages, JailCgroup, JailerConfig, RateLimiters, TokenBucket,
 };
 
+pub(crate) use sweep::sweep;
+
 use super::guest::{GuestControl, GuestError};
+use super::image::{GuestImage, ImageError};
 use super::{DriverKind, Machine, MachineDriver, MachineError, Templating};
 use jail::{Grounds, INITRD, KERNEL, MEMORY, ROOTFS, STATE, keep_snapshot};
 use machine::FirecrackerMachine;
@@ -53,6 +57,7 @@ const GUEST_CID: u32 = 3;
 /// Starts Firecracker's machines.
 #[derive(Debug)]
 pub struct FirecrackerDriver {
+    image: GuestImage,
     config: FirecrackerConfig,
     version: Version,
     grounds: Arc<Grounds>,
@@ -60,7 +65,7 @@ pub struct FirecrackerDriver {
 }
 
 impl FirecrackerDriver {
-    /// Checks that everything is there, and removes what an earlier driver has left in the runtime folder.
+    /// Checks that everything is there: programs of a version that will do, KVM, an undamaged image.
     ///
     /// # Errors
     /// [`MachineError::Missing`] and [`MachineError::Unsupported`] tell what is not as it must be.
@@ -87,11 +92,13 @@ impl FirecrackerDriver {
                 }
             }
         }
-        config.image = fs::canonicalize(&config.image).map_err(|_| missing_image(&config.image))?;
-        let template_key = template_key(&config, version)?;
-        let place = config.clone();
-        let grounds = blocking(move || Grounds::take(&place)).await?;
+        let (image, grounds) = {
+            let config = config.clone();
+            blocking(move || Ok((open_image(&config.image)?, Grounds::make(&config)?))).await?
+        };
+        let template_key = template_key(image.id(), &config, version);
         Ok(Self {
+            image,
             config,
             version,
             grounds: Arc::new(grounds),
@@ -171,10 +178,6 @@ impl FirecrackerDriver {
     async fn launch(&self, id: &str, files: Vec<(PathBuf, &'static str)>) -> Result<Vm, MachineError> {
         Vm::launch(&self.grounds, id, files, self.config.boot_timeout).await
     }
-
-    fn image_files<const N: usize>(&self, names: [&'static str; N]) -> Vec<(PathBuf, &'static str)> {
-        names.map(|name| (self.config.image.join(name), name)).into()
-    }
 }
 
 impl MachineDriver for FirecrackerDriver {
@@ -186,7 +189,12 @@ impl MachineDriver for FirecrackerDriver {
         let id = id.to_owned();
         async move {
             let began = Instant::now();
-            let vm = self.launch(&id, self.image_files([KERNEL, INITRD, ROOTFS])).await?;
+            let files = vec![
+                (self.image.vmlinux(), KERNEL),
+                (self.image.initrd(), INITRD),
+                (self.image.rootfs(), ROOTFS),
+            ];
+            let vm = self.launch(&id, files).await?;
             let up = async {
                 self.start(&vm).await?;
                 let FirecrackerConfig {
@@ -245,8 +253,11 @@ impl Templating for FirecrackerDriver {
                 path: template.to_owned(),
                 source,
             })?;
-            let mut files = self.image_files([ROOTFS]);
-            files.extend([STATE, MEMORY].map(|name| (template.join(name), name)));
+            let files = vec![
+                (self.image.rootfs(), ROOTFS),
+                (template.join(STATE), STATE),
+                (template.join(MEMORY), MEMORY),
+            ];
             let vm = self.launch(id, files).await?;
             let up = async {
                 let load = SnapshotLoad {
@@ -312,26 +323,22 @@ fn locate(program: &Path, what: &'static str) -> Result<PathBuf, MachineError> {
     })
 }
 
-fn missing_image(image: &Path) -> MachineError {
-    MachineError::Missing {
-        what: "the machines' image",
-        path: image.to_owned(),
-        hint: "make one, or say where it is".to_owned(),
-    }
+/// Opens and checks the image, at a path that links to it may go by.
+fn open_image(folder: &Path) -> Result<GuestImage, MachineError> {
+    let absolute = std::path::absolute(folder).map_err(|source| MachineError::File {
+        path: folder.to_owned(),
+        source,
+    })?;
+    GuestImage::open(&absolute).map_err(|error| match error {
+        ImageError::Missing { what, path, hint } => MachineError::Missing { what, path, hint },
+        ImageError::File { path, source } => MachineError::File { path, source },
+        error => MachineError::Unsupported(error.to_string()),
+    })
 }
 
 /// What goes into a machine, as a hash: image, Firecracker, its settings, the agent's, and the host, whose processor and
 /// kernel a snapshot depends on.
-fn template_key(config: &FirecrackerConfig, version: Version) -> Result<String, MachineError> {
-    for name in [KERNEL, INITRD, ROOTFS] {
-        let file = config.image.join(name);
-        if !file.is_file() {
-            return Err(missing_image(&file));
-        }
-    }
-    // It has the hashes of the others.
-    let manifest = config.image.join("image.json");
-    let image = fs::read(&manifest).map_err(|_| missing_image(&manifest))?;
+fn template_key(image: &str, config: &FirecrackerConfig, version: Version) -> String {
     let host_kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processor = processors
@@ -339,7 +346,7 @@ fn template_key(config: &FirecrackerConfig, version: Version) -> Result<String, 
         .find(|line| line.starts_with("model name"))
         .unwrap_or_default();
     let settings = format!(
-        "{version} {BOOT_ARGS} {} {} {:?} {:?} {:?} {:?} {:?} {:?} {host_kernel} {processor}",
+        "{image} {version} {BOOT_ARGS} {} {} {:?} {:?} {:?} {:?} {:?} {:?} {host_kernel} {processor}",
         config.vcpus,
         config.memory_mib,
         config.rate_limiters,
@@ -349,8 +356,5 @@ fn template_key(config: &FirecrackerConfig, version: Version) -> Result<String, 
         config.agent_args,
         config.agent_env,
     );
-    let mut hash = Sha256::new();
-    hash.update(image);
-    hash.update(settings);
-    Ok(data_encoding::HEXLOWER.encode(&hash.finalize()))
+    data_encoding::HEXLOWER.encode(&Sha256::digest(settings))
 }

@@ -6,6 +6,7 @@
 //! image/      the guest image
 //! templates/  machines that were booted once, to be restored
 //! bin/        programs put there by hand: firecracker and jailer
+//! machines/   Firecracker's machines while they run
 //! ```
 
 mod qemu;
@@ -57,6 +58,12 @@ impl Resources {
     #[must_use]
     pub fn templates(&self) -> PathBuf {
         self.folder.join("templates")
+    }
+
+    /// Runtime folders of nodes whose machines must be on the file system of the image.
+    #[must_use]
+    pub fn machines(&self) -> PathBuf {
+        self.folder.join("machines")
     }
 
     /// Programs put there by hand.

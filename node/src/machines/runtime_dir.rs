@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::MachineError;
+use super::{MachineError, firecracker};
 
 const PREFIX: &str = "node-";
 const LOCK: &str = "lock";
@@ -83,6 +83,11 @@ fn sweep(base: &Path) -> io::Result<()> {
             continue;
         }
         let killed = kill_processes_of(&path)?;
+        // Those in a jail have forgotten their node, and show no folder in their arguments.
+        if let Err(error) = firecracker::sweep(&path) {
+            tracing::warn!(path = %path.display(), %error, "machines of a node that was killed are left");
+            continue;
+        }
         tracing::warn!(path = %path.display(), killed, "swept up after a node that was killed");
         if let Err(error) = fs::remove_dir_all(&path) {
             tracing::warn!(path = %path.display(), %error, "not removed");

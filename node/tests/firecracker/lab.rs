@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use nex_agent::link::{AgentToNode, CallId, FunctionId, HelloAck, LinkReader, NodeToAgent, Outbox};
 use nex_node::machines::firecracker::{FirecrackerConfig, FirecrackerDriver};
+use nex_node::machines::image::{FORMAT, FileSummary, Manifest, file_sha256};
 use nex_node::machines::{Machine, MachineDriver, MachineError, Port, Stream};
 use nex_runtime::engine::{FunctionSpec, Limits};
 use nex_runtime::invocation::Trigger;
@@ -28,9 +29,7 @@ impl Lab {
         let folder = tempfile::Builder::new().prefix("nex-fc-").tempdir().unwrap();
         let lab = Self { folder };
         fs::create_dir(lab.path("image")).unwrap();
-        for file in ["vmlinux", "initrd.cpio", "rootfs.squashfs", "image.json"] {
-            fs::write(lab.path("image").join(file), file).unwrap();
-        }
+        lab.image("6.1.0");
         lab.version("1.17.0");
         lab.behave("well");
         File::create(lab.path("records")).unwrap();
@@ -58,6 +57,31 @@ impl Lab {
         let path = self.path(role);
         fs::write(&path, script).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// An image that says it has this kernel.
+    pub fn image(&self, kernel_version: &str) {
+        let folder = self.path("image");
+        let files = ["vmlinux", "initrd.cpio", "rootfs.squashfs"].map(|name| {
+            fs::write(folder.join(name), name).unwrap();
+            let summary = FileSummary {
+                sha256: file_sha256(&folder.join(name)).unwrap(),
+                bytes: u64::try_from(name.len()).unwrap(),
+            };
+            (name.to_owned(), summary)
+        });
+        let manifest = Manifest {
+            format: FORMAT,
+            nex_version: "0".to_owned(),
+            architecture: "x86_64".to_owned(),
+            kernel_version: kernel_version.to_owned(),
+            modules: Vec::new(),
+            agent_sha256: String::new(),
+            init_sha256: String::new(),
+            customised: Vec::new(),
+            files: files.into(),
+        };
+        fs::write(folder.join("image.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
     }
 
     pub fn version(&self, version: &str) {

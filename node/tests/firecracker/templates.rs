@@ -187,7 +187,7 @@ async fn whatever_goes_into_a_machine_goes_into_the_key() {
         usual
     );
     assert_ne!(key(|config| config.huge_pages = HugePages::Transparent).await, usual);
-    fs::write(lab.path("image/image.json"), "another image").unwrap();
+    lab.image("6.1.1");
     let other_image = key(|_| {}).await;
     assert_ne!(other_image, usual);
     lab.version("1.17.1");

@@ -133,7 +133,7 @@ impl Machines {
             })),
             DriverKind::Firecracker => {
                 let resources = resources.or(config.default_resource_dir.as_deref())?;
-                let runtime_dir = RuntimeDir::claim(&runtime_base(config)).map_err(failure)?;
+                let runtime_dir = RuntimeDir::claim(&runtime_base(config, &resources)).map_err(failure)?;
                 let size = &config.machine_template;
                 let driver = FirecrackerDriver::new(FirecrackerConfig {
                     firecracker_bin: program(&resources, config, "firecracker"),
@@ -185,9 +185,13 @@ fn failure(error: MachineError) -> Failure {
 }
 
 /// Where nodes have their runtime folders.
-fn runtime_base(config: &NodeConfig) -> PathBuf {
+fn runtime_base(config: &NodeConfig, resources: &Resources) -> PathBuf {
     if let Some(folder) = &config.runtime_dir {
         return folder.clone();
+    }
+    // Jails have links to the image and to templates, which do not leave a file system.
+    if config.machine_driver == DriverKind::Firecracker {
+        return resources.machines();
     }
     match std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty()) {
         Some(folder) => PathBuf::from(folder).join("nex"),

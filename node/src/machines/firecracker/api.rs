@@ -3,8 +3,6 @@
 //! The process at the other end has a guest inside, so its answers are bounded in size and in time.
 
 use std::fmt::Display;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,9 +13,9 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 
 use super::resources::Fault;
+use super::socket::Socket;
 use crate::machines::MachineError;
 
 /// Largest answer read, in bytes. Firecracker's own are below 4 KiB but for `GET /vm/config`, which nobody asks for.
@@ -36,12 +34,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The API of one process.
 #[derive(Debug, Clone)]
 pub(super) struct Api {
-    socket: PathBuf,
+    socket: Socket,
     patience: Duration,
 }
 
 impl Api {
-    pub(super) fn new(socket: PathBuf) -> Self {
+    pub(super) fn new(socket: Socket) -> Self {
         Self {
             socket,
             patience: PATIENCE,
@@ -118,8 +116,8 @@ fn refused(request: &str, message: impl Display) -> MachineError {
 }
 
 /// One request and its answer, on a connection of their own, which ends with this future.
-async fn exchange(socket: &Path, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String> {
-    let stream = connect(socket).await.map_err(|error| format!("its socket: {error}"))?;
+async fn exchange(socket: &Socket, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String> {
+    let stream = socket.connect().await.map_err(|error| format!("its socket: {error}"))?;
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
         .handshake(TokioIo::new(stream))
@@ -145,10 +143,6 @@ async fn exchange(socket: &Path, request: Request<Full<Bytes>>) -> Result<(Statu
         // It may end with the answer still to be read.
         _ = &mut connection => answer.await,
     }
-}
-
-pub(super) async fn connect(socket: &Path) -> io::Result<UnixStream> {
-    UnixStream::connect(socket).await
 }
 
 /// An error of hyper with its cause, which says more.

@@ -18,8 +18,9 @@ pub struct FirecrackerConfig {
     pub jailer: Option<JailerConfig>,
     /// The folder with `vmlinux`, `initrd.cpio`, `rootfs.squashfs` and `image.json`.
     pub image: PathBuf,
-    /// Where the machines' folders are. It belongs to one driver at a time, which removes what an earlier one left there. It
-    /// should be on the file system of the image and of the templates, whose files are then linked and not copied.
+    /// Where the machines' folders are; a [`RuntimeDir`](crate::machines::RuntimeDir), so that what a killed node leaves is
+    /// swept up. With a jailer it should be on the file system of the image and of the templates, whose files are then linked
+    /// and not copied.
     pub runtime_dir: PathBuf,
     /// Processors of a machine, 1 to 32. Default 1.
     pub vcpus: u8,

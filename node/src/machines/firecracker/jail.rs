@@ -6,20 +6,18 @@
 //! to root and are read-only, or are the jail's own copies if its user may not read them.
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::process::Command;
 
 use super::config::{FirecrackerConfig, JailerConfig};
-use super::sweep::sweep;
+use super::sweep::{CGROUP, remove_cgroup};
 use crate::machines::MachineError;
 use crate::machines::child::bare_command;
 
@@ -31,9 +29,6 @@ pub(super) const API: &str = "api.sock";
 pub(super) const VSOCK: &str = "v.sock";
 pub(super) const STATE: &str = "template.state";
 pub(super) const MEMORY: &str = "template.memory";
-
-/// Longest path of a Unix socket, in bytes.
-const MAX_SOCKET_PATH: usize = 107;
 
 /// What the state file of a snapshot may take beside the machine's memory, in bytes.
 const MAX_STATE: u64 = 64 << 20;
@@ -48,32 +43,17 @@ pub(super) struct Grounds {
     machines: PathBuf,
     /// Bytes a machine's process may write to a file.
     max_file: u64,
-    /// Held for as long as any machine is there.
-    _lock: File,
 }
 
 impl Grounds {
-    /// Takes the runtime folder, and clears it of what an earlier driver has left. The paths of the programs are absolute
-    /// and without links.
+    /// Makes the folder for machines. The paths of the programs are absolute and without links.
     ///
     /// # Errors
-    /// When the folder is another driver's, or something in it cannot be removed.
-    pub(super) fn take(config: &FirecrackerConfig) -> Result<Self, MachineError> {
+    /// When the system refuses, or machines are to have control groups and there are none.
+    pub(super) fn make(config: &FirecrackerConfig) -> Result<Self, MachineError> {
         let runtime_dir = &config.runtime_dir;
         private_folder(runtime_dir).map_err(at(runtime_dir))?;
         let runtime_dir = fs::canonicalize(runtime_dir).map_err(at(runtime_dir))?;
-        let lock_path = runtime_dir.join("lock");
-        let lock = File::create(&lock_path).map_err(at(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(MachineError::Unsupported(format!(
-                    "{} is in use by another node; each needs a folder of its own",
-                    runtime_dir.display()
-                )));
-            }
-            Err(TryLockError::Error(source)) => return Err(at(&lock_path)(source)),
-        }
         let name = config.firecracker_bin.file_name().unwrap_or_default();
         let machines = runtime_dir.join(name);
         private_folder(&machines).map_err(at(&machines))?;
@@ -87,15 +67,12 @@ impl Grounds {
                 Some((jailer.clone(), Uids::new(jailer.uids.clone()), cgroup))
             }
         };
-        let cgroup = jailer.as_ref().and_then(|(_, _, cgroup)| cgroup.as_deref());
-        sweep(&machines, |id| remove_cgroup(cgroup, id)).map_err(at(&machines))?;
         Ok(Self {
             firecracker: config.firecracker_bin.clone(),
             jailer,
             runtime_dir,
             machines,
             max_file: (u64::from(config.memory_mib) << 20) + MAX_STATE,
-            _lock: lock,
         })
     }
 }
@@ -124,14 +101,6 @@ impl Place {
         }
         let folder = grounds.machines.join(id);
         let root = folder.join("root");
-        let socket = root.join(API);
-        let length = socket.as_os_str().len();
-        if length > MAX_SOCKET_PATH {
-            return Err(MachineError::Unsupported(format!(
-                "{} has {length} bytes; sockets may have {MAX_SOCKET_PATH}: choose a shorter runtime folder",
-                socket.display()
-            )));
-        }
         let mut builder = DirBuilder::new();
         // Two machines with one id would share everything.
         builder.mode(0o700).create(&folder).map_err(at(&folder))?;
@@ -143,8 +112,12 @@ impl Place {
             grounds: grounds.clone(),
         };
         builder.create(&place.root).map_err(at(&place.root))?;
-        if let Some((_, uids, _)) = &grounds.jailer {
+        if let Some((_, uids, cgroup)) = &grounds.jailer {
             place.uid = Some(uids.lend()?);
+            if let Some(parent) = cgroup {
+                let note = place.folder.join(CGROUP);
+                fs::write(&note, parent.join(id).as_os_str().as_encoded_bytes()).map_err(at(&note))?;
+            }
         }
         for (file, name) in files {
             place.add(file, name).map_err(at(file))?;
@@ -201,6 +174,12 @@ impl Place {
         command
     }
 
+    fn remove_folder(&self) {
+        if let Err(error) = fs::remove_dir_all(&self.folder) {
+            tracing::warn!(machine = self.id, %error, folder = %self.folder.display(), "a machine's folder is left");
+        }
+    }
+
     /// Where the process sees its files.
     pub(super) fn root(&self) -> &Path {
         &self.root
@@ -209,16 +188,19 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.folder) {
-            tracing::warn!(machine = self.id, %error, folder = %self.folder.display(), "a machine's folder is left");
-        }
         if let Some((_, uids, cgroup)) = &self.grounds.jailer {
-            if let Err(error) = remove_cgroup(cgroup.as_deref(), &self.id) {
+            if let Some(parent) = cgroup
+                && let Err(error) = remove_cgroup(&parent.join(&self.id))
+            {
                 tracing::warn!(machine = self.id, %error, "a machine's cgroup is left");
             }
+            // Its files go first: they are readable for whoever has the id next.
+            self.remove_folder();
             if let Some(uid) = self.uid {
                 uids.give_back(uid);
             }
+        } else {
+            self.remove_folder();
         }
     }
 }
@@ -306,22 +288,6 @@ fn cgroup_root() -> Result<PathBuf, MachineError> {
     })
 }
 
-/// Removes a machine's control group, if there is one.
-fn remove_cgroup(parent: Option<&Path>, id: &str) -> io::Result<()> {
-    let Some(group) = parent.map(|parent| parent.join(id)) else {
-        return Ok(());
-    };
-    // Threads that the kernel has made for the guest may be in it for a moment longer than the process.
-    for _ in 0..50 {
-        match fs::remove_dir(&group) {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => thread::sleep(Duration::from_millis(10)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            removed => return removed,
-        }
-    }
-    fs::remove_dir(&group)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
@@ -341,44 +307,35 @@ mod tests {
         assert_eq!(uids.lend().unwrap(), 11);
     }
 
-    fn grounds(folder: &Path) -> Result<Arc<Grounds>, MachineError> {
+    fn grounds(folder: &Path) -> Arc<Grounds> {
         let config = FirecrackerConfig {
             firecracker_bin: "/bin/firecracker".into(),
             ..FirecrackerConfig::new("/image", folder)
         };
-        Grounds::take(&config).map(Arc::new)
+        Arc::new(Grounds::make(&config).unwrap())
     }
 
     #[test]
-    fn a_folder_belongs_to_one_driver_until_its_last_machine_is_gone() {
+    fn a_machine_has_its_folder_for_itself() {
         let folder = tempfile::tempdir().unwrap();
-        let first = grounds(folder.path()).unwrap();
-        let place = Place::make(&first, "a", &[(Path::new("/dev/null"), KERNEL)]).unwrap();
-        let twice = Place::make(&first, "a", &[]).unwrap_err();
+        let here = grounds(folder.path());
+        let place = Place::make(&here, "a", &[(Path::new("/dev/null"), KERNEL)]).unwrap();
+        let twice = Place::make(&here, "a", &[]).unwrap_err();
         assert!(twice.to_string().contains("exists"), "{twice}");
-        drop(first);
-        assert!(grounds(folder.path()).unwrap_err().to_string().contains("in use"));
         let root = place.root().to_owned();
         assert!(root.join(KERNEL).exists());
         drop(place);
-        assert!(!root.exists() && !root.parent().unwrap().exists());
-        grounds(folder.path()).unwrap();
+        assert_eq!(fs::read_dir(folder.path().join("firecracker")).unwrap().count(), 0);
     }
 
     #[test]
-    fn refuses_ids_and_paths_that_would_fail_later() {
+    fn refuses_ids_that_firecracker_would() {
         let folder = tempfile::tempdir().unwrap();
-        let here = grounds(folder.path()).unwrap();
+        let here = grounds(folder.path());
         for id in ["", "a/b", "..", "a_b", &"a".repeat(65)] {
             let error = Place::make(&here, id, &[]).unwrap_err().to_string();
             assert!(error.contains("no id"), "{error}");
         }
-        let deep = grounds(&folder.path().join("x".repeat(90))).unwrap();
-        let error = Place::make(&deep, "a", &[]).unwrap_err().to_string();
-        assert!(error.contains("shorter"), "{error}");
-        let missing = Place::make(&here, "b", &[(Path::new("/no/such"), KERNEL)]);
-        // Without a jail it is a link, which does not care.
-        drop(missing.unwrap());
         assert_eq!(fs::read_dir(folder.path().join("firecracker")).unwrap().count(), 0);
     }
 }

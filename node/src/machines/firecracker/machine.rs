@@ -154,7 +154,7 @@ impl FirecrackerMachine {
 
     async fn give_link(&self, mut guest: GuestControl) -> io::Result<UnixStream> {
         let deadline = Instant::now() + self.link_timeout;
-        let link = vsock::connect(&self.vm.vsock(), vsock::LINK, deadline).await?;
+        let link = vsock::connect(self.vm.vsock(), vsock::LINK, deadline).await?;
         guest.resume(self.link_timeout).await.map_err(io::Error::other)?;
         self.watch(guest).map_err(io::Error::other)?;
         Ok(link)

@@ -10,9 +10,10 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
-use super::api::{self, Api, quote};
+use super::api::{Api, quote};
 use super::jail::{API, Grounds, Place, VSOCK};
 use super::resources::InstanceInfo;
+use super::socket::Socket;
 use super::{blocking, exit, vsock};
 use crate::machines::MachineError;
 use crate::machines::child::MachineProcess;
@@ -32,6 +33,7 @@ const LAST_LINES: usize = 6;
 pub(super) struct Vm {
     pub(super) process: MachineProcess,
     api: Api,
+    vsock: Socket,
     root: PathBuf,
     boot_timeout: Duration,
     deadline: Instant,
@@ -56,20 +58,26 @@ impl Vm {
         })
         .await?;
         let root = place.root().to_owned();
+        let sockets = Socket::all_in(&root, [API, VSOCK]).map_err(|source| MachineError::File {
+            path: root.clone(),
+            source,
+        });
+        let [api, vsock] = sockets?;
         let command = place.command();
         let program = PathBuf::from(command.as_std().get_program());
         let process = MachineProcess::spawn(command, move || drop(place))
             .await
             .map_err(|source| MachineError::Spawn { program, source })?;
         let vm = Self {
-            api: Api::new(root.join(API)),
+            api: Api::new(api.clone()),
+            vsock,
             process,
             root,
             boot_timeout,
             deadline,
         };
         let fresh = async {
-            wait_for(&vm.root.join(API)).await;
+            wait_for(&api).await;
             let info: InstanceInfo = vm.api.get("/").await?;
             if info.id != id || info.state != "Not started" {
                 let found = quote(format!("{} ({})", info.id, info.state).as_bytes());
@@ -96,13 +104,13 @@ impl Vm {
         &self.root
     }
 
-    pub(super) fn vsock(&self) -> PathBuf {
-        self.root.join(VSOCK)
+    pub(super) fn vsock(&self) -> &Socket {
+        &self.vsock
     }
 
     /// Opens a stream to a port in the machine.
     pub(super) async fn connect(&self, port: u32) -> Result<UnixStream, MachineError> {
-        let stream = vsock::connect(&self.vsock(), port, self.deadline).await;
+        let stream = vsock::connect(&self.vsock, port, self.deadline).await;
         stream.map_err(|error| MachineError::Start(error.to_string()))
     }
 
@@ -158,8 +166,8 @@ impl Vm {
 }
 
 /// Waits until somebody listens on a socket.
-async fn wait_for(socket: &Path) {
-    while api::connect(socket).await.is_err() {
+async fn wait_for(socket: &Socket) {
+    while socket.connect().await.is_err() {
         tokio::time::sleep(PAUSE).await;
     }
 }

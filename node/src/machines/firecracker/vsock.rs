@@ -2,7 +2,6 @@
 //! `OK <number>\n` once the guest has accepted. When nobody listens in the guest, the connection is closed.
 
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,6 +9,7 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use super::api::quote;
+use super::socket::Socket;
 
 /// Ports of `nex-init` in the guest.
 pub(super) const CONTROL: u32 = 1;
@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 ///
 /// # Errors
 /// When an answer is not one of Firecracker's, or with [`io::ErrorKind::TimedOut`] and what the last attempt said.
-pub(super) async fn connect(socket: &Path, port: u32, deadline: Instant) -> io::Result<UnixStream> {
+pub(super) async fn connect(socket: &Socket, port: u32, deadline: Instant) -> io::Result<UnixStream> {
     let started = Instant::now();
     let mut last = io::Error::other("it did not answer");
     let attempts = async {
@@ -59,8 +59,8 @@ fn is_early(error: &io::Error) -> bool {
     )
 }
 
-async fn attempt(socket: &Path, port: u32) -> io::Result<UnixStream> {
-    let mut stream = UnixStream::connect(socket).await?;
+async fn attempt(socket: &Socket, port: u32) -> io::Result<UnixStream> {
+    let mut stream = socket.connect().await?;
     stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
     let mut line = Vec::with_capacity(MAX_LINE);
     // What follows the line is the guest's, so no byte beyond it is read.
@@ -99,8 +99,8 @@ mod tests {
     /// Connects to a host that gives these answers, one to each attempt.
     async fn against(answers: &'static [&'static str], patience: Duration) -> io::Result<UnixStream> {
         let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("v.sock");
-        let listener = UnixListener::bind(&socket).unwrap();
+        let [socket] = Socket::all_in(folder.path(), ["v.sock"]).unwrap();
+        let listener = UnixListener::bind(folder.path().join("v.sock")).unwrap();
         let host = async move {
             let mut kept = Vec::new();
             for answer in answers {
@@ -146,12 +146,9 @@ mod tests {
         let silent = against(&["OK 1"], Duration::from_millis(50)).await.unwrap_err();
         assert_eq!(silent.kind(), io::ErrorKind::TimedOut);
         assert!(silent.to_string().contains("port 2"), "{silent}");
-        let nobody = connect(
-            Path::new("/no/such/socket"),
-            CONTROL,
-            Instant::now() + Duration::from_millis(20),
-        )
-        .await;
+        let folder = tempfile::tempdir().unwrap();
+        let [missing] = Socket::all_in(folder.path(), ["none"]).unwrap();
+        let nobody = connect(&missing, CONTROL, Instant::now() + Duration::from_millis(20)).await;
         assert!(nobody.unwrap_err().to_string().contains("No such file"));
     }
 }
