@@ -9,10 +9,12 @@ pub(crate) mod child;
 pub(crate) mod guest;
 pub mod image;
 mod process;
+mod qemu;
 pub mod resources;
 mod runtime_dir;
 mod source;
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
 pub use self::process::{ProcessConfig, ProcessDriver};
+pub use self::qemu::{Accel, QemuConfig, QemuDriver};
 pub use self::runtime_dir::RuntimeDir;
 pub use self::source::MachineSource;
 
@@ -72,7 +75,7 @@ pub trait Templating: Send + Sync {
 }
 
 /// One machine. Dropping the last handle kills it.
-pub trait Machine: fmt::Debug + Send + Sync + 'static {
+pub trait Machine: Any + fmt::Debug + Send + Sync + 'static {
     /// The process on this host that it is, or that runs it.
     fn pid(&self) -> u32;
 

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use nex_agent::guest::control::{self, ControlError, Decoder, Seed, ToGuest, ToHost, VERSION};
 use rand::Rng;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
-use super::{MachineError, Stream};
+use super::MachineError;
 
 /// How often a running guest is told the time: its clock counts the processor's cycles, the rate of which it only knows
 /// roughly when the hypervisor emulates them.
@@ -115,9 +115,14 @@ impl fmt::Display for Phase {
     }
 }
 
+/// The stream to a guest.
+pub(crate) trait Channel: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Channel for T {}
+
 /// A guest on its way to being of use. After an error it is of none.
 pub(crate) struct GuestControl {
-    io: Box<dyn Stream>,
+    io: Box<dyn Channel>,
     decoder: Decoder,
     phase: Phase,
 }
@@ -132,16 +137,16 @@ impl fmt::Debug for GuestControl {
 
 impl GuestControl {
     /// A guest that boots.
-    pub(crate) fn booting(io: impl Stream + 'static) -> Self {
+    pub(crate) fn booting(io: impl Channel) -> Self {
         Self::at(Phase::Booting, io)
     }
 
     /// A guest restored from a template, which was taken when it was ready.
-    pub(crate) fn restored(io: impl Stream + 'static) -> Self {
+    pub(crate) fn restored(io: impl Channel) -> Self {
         Self::at(Phase::Ready, io)
     }
 
-    fn at(phase: Phase, io: impl Stream + 'static) -> Self {
+    fn at(phase: Phase, io: impl Channel) -> Self {
         Self {
             io: Box::new(io),
             decoder: Decoder::default(),
