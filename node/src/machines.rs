@@ -10,6 +10,7 @@ pub mod firecracker;
 pub(crate) mod guest;
 pub mod image;
 mod process;
+mod qemu;
 pub mod resources;
 mod runtime_dir;
 mod source;
@@ -28,6 +29,7 @@ use tokio::net::UnixStream;
 
 pub use self::firecracker::{FirecrackerConfig, FirecrackerDriver, JailerConfig, RateLimiters};
 pub use self::process::{ProcessConfig, ProcessDriver};
+pub use self::qemu::{Accel, QemuConfig, QemuDriver};
 pub use self::runtime_dir::RuntimeDir;
 pub use self::source::MachineSource;
 
