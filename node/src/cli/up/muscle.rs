@@ -17,10 +17,11 @@ use crate::cli::failure::Failure;
 use crate::config::NodeConfig;
 use crate::events::Events;
 use crate::in_process::InProcess;
+use crate::machines::image::GuestImage;
 use crate::machines::resources::Resources;
 use crate::machines::{
     DriverKind, FirecrackerConfig, FirecrackerDriver, JailerConfig, MachineDriver, MachineError, ProcessConfig,
-    ProcessDriver, RuntimeDir,
+    ProcessDriver, QemuConfig, QemuDriver, RuntimeDir,
 };
 
 /// What runs the functions.
@@ -156,11 +157,29 @@ impl Machines {
                     runtime_dir: Some(runtime_dir),
                 });
             }
-            driver @ (DriverKind::Qemu | DriverKind::InProcess) => {
-                return Err(Failure::usage(format_args!(
-                    "this version of nex has no machines of the driver {driver}"
-                )));
+            DriverKind::Qemu => {
+                let resources = resources.or(config.default_resource_dir.as_deref())?;
+                let runtime_dir = RuntimeDir::claim(&runtime_base(config)).map_err(failure)?;
+                let (qemu, _) = resources.qemu(&config.bin_path).map_err(missing)?;
+                let folder = resources.image();
+                let image = tokio::task::spawn_blocking(move || GuestImage::open(&folder)).await;
+                let image = image.map_err(Failure::failed)?.map_err(missing)?;
+                let size = &config.machine_template;
+                let driver = QemuDriver::new(QemuConfig {
+                    vcpus: size.vcpu_count.get(),
+                    memory_mib: size.memsize_mib.get(),
+                    agent_args: arguments,
+                    agent_env: vec![("RUST_LOG".to_owned(), log.to_owned())],
+                    boot_timeout: Duration::from_millis(config.machine_boot_timeout_ms.get().into()),
+                    ..QemuConfig::new(qemu, image, runtime_dir.path())
+                });
+                return Ok(Self {
+                    driver: Arc::new(driver.await.map_err(failure)?),
+                    templates: Some(resources.templates()),
+                    runtime_dir: Some(runtime_dir),
+                });
             }
+            DriverKind::InProcess => return Err(Failure::usage("the driver in_process has no machines")),
         };
         Ok(Self {
             driver,
@@ -174,6 +193,12 @@ impl Machines {
 fn program(resources: &Resources, config: &NodeConfig, name: &str) -> PathBuf {
     let mut found = resources.find_program(name, &config.bin_path).into_iter();
     found.next().unwrap_or_else(|| name.into())
+}
+
+fn missing(error: impl std::fmt::Display) -> Failure {
+    Failure::usage(format_args!(
+        "{error}; `nex preflight --driver qemu` tells what is needed"
+    ))
 }
 
 /// What is missing or not as it must be is for the operator to change; the rest went wrong by itself.
