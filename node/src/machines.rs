@@ -6,6 +6,7 @@
 //! `templates` boots once and restores from then on.
 
 pub(crate) mod child;
+pub mod process;
 
 use std::fmt;
 use std::io;
