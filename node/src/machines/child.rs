@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -83,16 +83,6 @@ impl MachineProcess {
                 // The runtime is going down, and the process with it.
                 Err(_) => ExitStatus::default(),
             }
-        }
-    }
-
-    /// Sends a signal, if the process is there.
-    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
-        match pid {
-            // It is not reaped before `ended` says so, so the number is still its own.
-            Some(pid) if !self.has_ended() => Ok(rustix::process::kill_process(pid, signal)?),
-            _ => Err(io::Error::new(io::ErrorKind::NotFound, "the process is gone")),
         }
     }
 

@@ -314,7 +314,7 @@ impl GuestControl {
     async fn receive(&mut self) -> Result<Option<ToHost>, GuestError> {
         let mut chunk = [0; READ_CHUNK];
         loop {
-            if let Some(message) = self.decoder.next()? {
+            if let Some(message) = self.decoder.decode()? {
                 return Ok(Some(message));
             }
             match self.io.read(&mut chunk).await? {

@@ -47,7 +47,7 @@ impl Driver {
                 };
             }
             Self::Process => {
-                let driver = ProcessDriver::unconfined(ProcessConfig::new(agent_bin()));
+                let driver = ProcessDriver::new(ProcessConfig::new(agent_bin())).await.unwrap();
                 AgentPool::start(AgentPoolConfig::new(driver)).await.unwrap()
             }
             Self::Qemu => {

@@ -20,8 +20,8 @@ use crate::in_process::InProcess;
 use crate::machines::image::GuestImage;
 use crate::machines::resources::Resources;
 use crate::machines::{
-    DriverKind, FirecrackerConfig, FirecrackerDriver, JailerConfig, MachineDriver, MachineError, ProcessConfig,
-    ProcessDriver, QemuConfig, QemuDriver, RuntimeDir,
+    Confinement, DriverKind, FirecrackerConfig, FirecrackerDriver, JailerConfig, MachineDriver, MachineError,
+    ProcessConfig, ProcessDriver, QemuConfig, QemuDriver, RuntimeDir,
 };
 
 /// What runs the functions.
@@ -127,11 +127,16 @@ impl Machines {
     async fn of(config: &NodeConfig, resources: &ResourceDir, log: &str) -> Result<Self, Failure> {
         let arguments = agent_arguments(&engine_settings(config));
         let driver: Arc<dyn MachineDriver> = match config.machine_driver {
-            DriverKind::Process => Arc::new(ProcessDriver::unconfined(ProcessConfig {
-                agent_log: log.to_owned(),
-                agent_args: arguments.into_iter().map(OsString::from).collect(),
-                ..ProcessConfig::new(find_agent_bin().map_err(Failure::usage)?)
-            })),
+            DriverKind::Process => {
+                let driver = ProcessDriver::new(ProcessConfig {
+                    agent_log: log.to_owned(),
+                    agent_args: arguments.into_iter().map(OsString::from).collect(),
+                    confinement: Confinement::AtLeast(config.confinement.clone()),
+                    start_timeout: Duration::from_millis(config.agent_handshake_timeout_ms.get().into()),
+                    ..ProcessConfig::new(find_agent_bin().map_err(Failure::usage)?)
+                });
+                Arc::new(driver.await.map_err(failure)?)
+            }
             DriverKind::Firecracker => {
                 let resources = resources.or(config.default_resource_dir.as_deref())?;
                 let runtime_dir = RuntimeDir::claim(&runtime_base(config)).map_err(failure)?;
