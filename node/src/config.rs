@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 
+use nex_agent::confine::Layer;
 use nex_runtime::engine::Limits;
 use nkeys::{KeyPair, KeyPairType};
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,10 @@ pub struct NodeConfig {
     pub agent_ping_timeout_ms: NonZeroU32,
     /// What functions run in. Default `process`; `in_process` needs `nex node up --unsafe-in-process` as well.
     pub machine_driver: DriverKind,
+    /// Layers of confinement without which the driver `process` refuses to start, of `namespaces`, `landlock`, `seccomp`
+    /// and `rlimits`. Default none: it uses those that the host gives, says at start which these are, and carries the tag
+    /// `nex.unsafe` without namespaces or seccomp.
+    pub confinement: Vec<Layer>,
     /// Size of a virtual machine.
     pub machine_template: MachineTemplate,
     /// Milliseconds a virtual machine has to boot, which takes seconds without KVM. Default 60,000.
@@ -175,6 +180,7 @@ impl Default for NodeConfig {
             agent_handshake_timeout_ms: const { NonZeroU32::new(5_000).unwrap() },
             agent_ping_timeout_ms: const { NonZeroU32::new(750).unwrap() },
             machine_driver: DriverKind::Process,
+            confinement: Vec::new(),
             machine_template: MachineTemplate::default(),
             machine_boot_timeout_ms: const { NonZeroU32::new(60_000).unwrap() },
             no_sandbox: None,

@@ -9,7 +9,8 @@ pub(crate) mod child;
 pub mod firecracker;
 pub(crate) mod guest;
 pub mod image;
-mod process;
+pub mod process;
+mod qemu;
 pub mod resources;
 mod runtime_dir;
 mod source;
@@ -27,7 +28,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
 pub use self::firecracker::{FirecrackerConfig, FirecrackerDriver, JailerConfig, RateLimiters};
-pub use self::process::{ProcessConfig, ProcessDriver};
+pub use self::process::{Confinement, ProcessConfig, ProcessDriver, ProcessLimits};
+pub use self::qemu::{Accel, QemuConfig, QemuDriver};
 pub use self::runtime_dir::RuntimeDir;
 pub use self::source::MachineSource;
 

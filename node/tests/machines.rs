@@ -42,4 +42,8 @@ over_each_driver! {
         functions_answer, host_services_work_from_inside, namespaces_are_kept_apart, errors_reach_the_caller,
         a_killed_machine_is_replaced, a_machine_that_stands_still_is_replaced, machines_are_told_of, shutdown_leaves_no_process,
     ];
+    qemu => super::Driver::Qemu, [
+        functions_answer, host_services_work_from_inside, namespaces_are_kept_apart, errors_reach_the_caller,
+        a_killed_machine_is_replaced, a_machine_that_stands_still_is_replaced, machines_are_told_of, shutdown_leaves_no_process,
+    ];
 }

@@ -3,7 +3,7 @@
 //!
 //! All of this runs in copies of the launcher, which may have had other threads. Nothing here allocates, locks or panics.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{Access, CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -17,13 +17,22 @@ use super::launcher;
 use super::plan::{INNER_ID, Plan, Purpose, clone_tree};
 use super::privileges;
 
-/// What PID 1 has of the launcher.
+/// What PID 1 and its launcher have of each other.
 #[derive(Debug)]
 pub(super) struct Pipes {
     /// One byte comes when the ids are mapped, and then the end when the launcher ends.
     pub(super) go: OwnedFd,
     /// For messages.
     pub(super) tell: OwnedFd,
+    /// The launcher's ends.
+    pub(super) outside: Outside,
+}
+
+/// The launcher's ends of the pipes.
+#[derive(Debug)]
+pub(super) struct Outside {
+    pub(super) tell_go: OwnedFd,
+    pub(super) messages: OwnedFd,
 }
 
 /// Longest the new root's file system may become, and most files in it: folders and mount points only.
@@ -42,6 +51,10 @@ pub(super) fn first_process(plan: &Plan, pipes: &Pipes) -> ! {
 }
 
 fn set_up(plan: &Plan, pipes: &Pipes) -> Result<(), Failure> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(Failure::at(Step::Watch))?;
+    // Or this process would wait for itself.
+    close(&pipes.outside.tell_go);
+    close(&pipes.outside.messages);
     let mut byte = [0; 1];
     match rustix::io::retry_on_intr(|| rustix::io::read(&pipes.go, &mut byte[..])) {
         Ok(1) => {}
@@ -49,7 +62,7 @@ fn set_up(plan: &Plan, pipes: &Pipes) -> Result<(), Failure> {
         _ => exit(1),
     }
     build_root(plan)?;
-    // After the last change of ids, which would undo it.
+    // Once more: the change of ids has undone it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(Failure::at(Step::Watch))?;
     if launcher::is_gone(&pipes.go) {
         exit(1);
@@ -242,12 +255,19 @@ fn reap(agent: Pid, pipes: &Pipes) -> ! {
     }
 }
 
+/// Closes a descriptor for good, in a process that returns to nobody who would use it.
+#[allow(unsafe_code, reason = "closes a descriptor by its number")]
+fn close(descriptor: &OwnedFd) {
+    // SAFETY: whoever owns it is never reached in this copy of the process.
+    unsafe { rustix::io::close(descriptor.as_raw_fd()) };
+}
+
 /// Closes every other descriptor: the link and the log are the agent's alone, and end with it.
 #[allow(unsafe_code, reason = "closes descriptors by their numbers")]
 fn let_go_of_all_but(kept: &OwnedFd) {
-    // SAFETY: the descriptor stays open while it is borrowed; nobody in this process uses the others any more.
+    let kept = kept.as_raw_fd().cast_unsigned();
+    // SAFETY: nobody in this process uses the others any more.
     unsafe {
-        let kept = BorrowedFd::borrow_raw(kept.as_raw_fd()).as_raw_fd().cast_unsigned();
         if let Some(last) = kept.checked_sub(1) {
             libc::syscall(libc::SYS_close_range, 0, last, 0);
         }

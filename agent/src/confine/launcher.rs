@@ -9,7 +9,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::failure::{Message, exit};
-use super::inside::{self, Pipes};
+use super::inside::{self, Outside, Pipes};
 use super::plan::{INNER_ID, Plan};
 use super::{ConfineError, Ended, Layer};
 
@@ -33,15 +33,18 @@ pub(super) fn launch(plan: Plan) -> Result<Ended, ConfineError> {
     }
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|source| error("make a pipe", source.into()));
     let (go, tell_go) = pipe()?;
-    let (message, tell) = pipe()?;
+    let (messages, tell) = pipe()?;
     ignore_group_signals();
-    let pipes = Pipes { go, tell };
+    let outside = Outside { tell_go, messages };
+    let pipes = Pipes { go, tell, outside };
     let init = clone_into_namespaces(&plan, &pipes).map_err(|source| error("make namespaces", source))?;
-    drop(pipes);
+    // With the inner ends gone, the end of those inside shows.
+    let Outside { tell_go, messages } = pipes.outside;
+    drop((pipes.go, pipes.tell));
     // Nobody but the agent holds its link: its end is the end of the link.
     let null = std::fs::File::open("/dev/null").map_err(|source| error("open /dev/null", source))?;
     rustix::stdio::dup2_stdin(&null).map_err(|source| error("let go of the link", source.into()))?;
-    let outcome = see_through(&plan, init, tell_go, &message);
+    let outcome = see_through(&plan, init, &tell_go, &messages);
     if outcome.is_err() {
         _ = kill_process(init, Signal::KILL);
     }
@@ -51,11 +54,11 @@ pub(super) fn launch(plan: Plan) -> Result<Ended, ConfineError> {
     outcome
 }
 
-fn see_through(plan: &Plan, init: Pid, tell_go: OwnedFd, message: &OwnedFd) -> Result<Ended, ConfineError> {
+fn see_through(plan: &Plan, init: Pid, tell_go: &OwnedFd, messages: &OwnedFd) -> Result<Ended, ConfineError> {
     let error = |step: &str, source| ConfineError::step(Layer::Namespaces, step, source);
     map_ids(plan, init).map_err(|source| error("map user and group", source))?;
-    rustix::io::write(&tell_go, &[1]).map_err(|source| error("start the agent", source.into()))?;
-    match Message::receive(message).map_err(|source| error("wait for the agent", source))? {
+    rustix::io::write(tell_go, &[1]).map_err(|source| error("start the agent", source.into()))?;
+    match Message::receive(messages).map_err(|source| error("wait for the agent", source))? {
         Some(Message::Failed(failure)) => {
             let path = failure.file.and_then(|file| plan.path(file));
             Err(failure.describe(path).into())

@@ -215,7 +215,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ControlError`]; the stream is of no further use.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ControlError> {
+    pub fn decode<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ControlError> {
         let Some((prefix, rest)) = self.buffer.split_first_chunk::<PREFIX>() else {
             return Ok(None);
         };
@@ -264,7 +264,7 @@ mod tests {
             let mut received = Vec::new();
             for piece in stream.chunks(size) {
                 decoder.push(piece);
-                while let Some(message) = decoder.next::<ToGuest>().unwrap() {
+                while let Some(message) = decoder.decode::<ToGuest>().unwrap() {
                     received.push(message);
                 }
             }
@@ -277,7 +277,7 @@ mod tests {
     fn what_is_too_long_is_refused_before_it_has_come() {
         let mut decoder = Decoder::default();
         decoder.push(&u32::MAX.to_le_bytes());
-        let refused = decoder.next::<ToHost>();
+        let refused = decoder.decode::<ToHost>();
         assert_eq!(refused, Err(ControlError::TooLarge(u32::MAX as usize)));
         let long = ToGuest::Start {
             args: vec!["a".repeat(MAX_MESSAGE)],
@@ -299,7 +299,7 @@ mod tests {
             decoder.push(&u32::try_from(body.len()).unwrap().to_le_bytes());
             decoder.push(body);
             assert_eq!(
-                decoder.next::<ToHost>(),
+                decoder.decode::<ToHost>(),
                 Err(ControlError::Malformed(body.len())),
                 "{body:?}"
             );

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use nex_agent::link::{AgentToNode, FunctionId, Hello, HelloAck, LinkReader, NodeToAgent, Outbox};
 use nex_runtime::engine::{FunctionSpec, Limits};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(crate) struct Link {
     pub(crate) reader: LinkReader<AgentToNode>,
@@ -13,8 +13,8 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(stream: UnixStream) -> Self {
-        let (read, write) = stream.into_split();
+    pub(crate) fn new(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
+        let (read, write) = tokio::io::split(stream);
         let (outbox, write) = Outbox::new(write);
         tokio::spawn(write.run());
         Self {

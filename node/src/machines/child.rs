@@ -4,13 +4,14 @@
 //! not of the process, hence one thread that starts them all and lives as long as the node.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::process::{ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -82,16 +83,6 @@ impl MachineProcess {
                 // The runtime is going down, and the process with it.
                 Err(_) => ExitStatus::default(),
             }
-        }
-    }
-
-    /// Sends a signal, if the process is there.
-    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
-        match pid {
-            // It is not reaped before `ended` says so, so the number is still its own.
-            Some(pid) if !self.has_ended() => Ok(rustix::process::kill_process(pid, signal)?),
-            _ => Err(io::Error::new(io::ErrorKind::NotFound, "the process is gone")),
         }
     }
 
@@ -213,6 +204,20 @@ fn cpu_time_of(pid: u32) -> Option<Duration> {
     let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
     let per_second = rustix::param::clock_ticks_per_second().max(1);
     Some(Duration::from_micros(ticks * 1_000_000 / per_second))
+}
+
+/// Leaves descriptors open in the child, under their own numbers. They are closed on this side when the command is dropped.
+#[allow(unsafe_code, reason = "std has no safe way to do something between fork and exec")]
+pub(crate) fn pass_on(command: &mut Command, descriptors: Vec<OwnedFd>) {
+    // SAFETY: between fork and exec only async-signal-safe functions may be called; fcntl is a system call.
+    unsafe {
+        command.pre_exec(move || {
+            for descriptor in &descriptors {
+                rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty())?;
+            }
+            Ok(())
+        });
+    }
 }
 
 /// A command with nothing of the node's own: no environment, standard streams closed or piped.

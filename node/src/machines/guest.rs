@@ -115,14 +115,14 @@ impl fmt::Display for Phase {
     }
 }
 
-/// A channel to a guest.
-pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+/// The stream to a guest.
+pub(crate) trait Channel: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Channel for T {}
 
 /// A guest on its way to being of use. After an error it is of none.
 pub(crate) struct GuestControl {
-    io: Box<dyn Duplex>,
+    io: Box<dyn Channel>,
     decoder: Decoder,
     phase: Phase,
 }
@@ -137,16 +137,16 @@ impl fmt::Debug for GuestControl {
 
 impl GuestControl {
     /// A guest that boots.
-    pub(crate) fn booting(io: impl Duplex + 'static) -> Self {
+    pub(crate) fn booting(io: impl Channel) -> Self {
         Self::at(Phase::Booting, io)
     }
 
     /// A guest restored from a template, which was taken when it was ready.
-    pub(crate) fn restored(io: impl Duplex + 'static) -> Self {
+    pub(crate) fn restored(io: impl Channel) -> Self {
         Self::at(Phase::Ready, io)
     }
 
-    fn at(phase: Phase, io: impl Duplex + 'static) -> Self {
+    fn at(phase: Phase, io: impl Channel) -> Self {
         Self {
             io: Box::new(io),
             decoder: Decoder::default(),
@@ -314,7 +314,7 @@ impl GuestControl {
     async fn receive(&mut self) -> Result<Option<ToHost>, GuestError> {
         let mut chunk = [0; READ_CHUNK];
         loop {
-            if let Some(message) = self.decoder.next()? {
+            if let Some(message) = self.decoder.decode()? {
                 return Ok(Some(message));
             }
             match self.io.read(&mut chunk).await? {

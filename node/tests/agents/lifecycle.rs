@@ -373,7 +373,7 @@ async fn a_binary_that_is_no_agent_is_refused_with_a_reason() {
     assert!(matches!(missing, AgentError::Machine(_)));
     assert!(missing.to_string().contains("/no/such/agent"), "{missing}");
     let ends = error_of("/bin/false").await;
-    assert_eq!(ends.to_string(), "the agent did not start: exit code 1");
+    assert_eq!(ends.to_string(), "the machine did not start: exit status: 1");
     for (role, reason) in [
         ("no-v8", "the agent does not run workloads of type v8"),
         ("early", "the agent did not start: its first frame was no hello"),
@@ -382,12 +382,12 @@ async fn a_binary_that_is_no_agent_is_refused_with_a_reason() {
         let error = AgentPool::start(config(role)).await.unwrap_err();
         assert_eq!(error.to_string(), reason);
     }
-    let mute = AgentPool::start(AgentPoolConfig {
+    let mute = ProcessDriver::unconfined(ProcessConfig {
         start_timeout: Duration::from_millis(200),
-        ..config("mute")
+        ..process("mute")
     });
-    let error = mute.await.unwrap_err();
-    assert_eq!(error.to_string(), "the agent did not start: no handshake within 200ms");
+    let error = AgentPool::start(AgentPoolConfig::new(mute)).await.unwrap_err();
+    assert_eq!(error.to_string(), "the machine was not ready within 200ms");
 }
 
 #[tokio::test]

@@ -39,13 +39,18 @@ fn agent_process() {
 
 /// Settings for a pool of this program in that role.
 pub fn config(role: &str) -> AgentPoolConfig {
-    AgentPoolConfig::new(ProcessDriver::unconfined(ProcessConfig {
+    AgentPoolConfig::new(ProcessDriver::unconfined(process(role)))
+}
+
+/// This program in that role.
+pub fn process(role: &str) -> ProcessConfig {
+    ProcessConfig {
         agent_args: ["support::agent_process", "--exact", "--nocapture"]
             .map(OsString::from)
             .to_vec(),
         agent_env: vec![(ROLE.to_owned(), role.to_owned())],
         ..ProcessConfig::new(std::env::current_exe().unwrap())
-    }))
+    }
 }
 
 pub async fn toys() -> Arc<AgentPool> {

@@ -55,12 +55,20 @@ impl Bench {
         command
     }
 
-    /// `nex rootfs` into `image`, with further arguments.
+    /// `nex rootfs` into `image`, with arguments that outrank the usual ones.
     pub(super) fn rootfs(&self, arguments: &[&str]) -> Command {
-        let plain = [
-            "rootfs", "--agent", PROGRAM, "--init", PROGRAM, "--kernel", "vmlinux", "-o", "image",
+        let mut command = self.nex(&["rootfs"]);
+        let usual = [
+            ["--agent", PROGRAM],
+            ["--init", PROGRAM],
+            ["--kernel", "vmlinux"],
+            ["-o", "image"],
         ];
-        self.nex(&[plain.as_slice(), arguments].concat())
+        for pair in usual.iter().filter(|[flag, _]| !arguments.contains(flag)) {
+            command.args(pair);
+        }
+        command.args(arguments);
+        command
     }
 
     /// The files of the image in a folder, and their bytes.

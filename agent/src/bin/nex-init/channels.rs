@@ -117,7 +117,7 @@ impl Channels {
     pub(super) fn receive(&mut self) -> io::Result<Option<ToGuest>> {
         let mut chunk = [0; READ_CHUNK];
         loop {
-            if let Some(message) = self.decoder.next().map_err(io::Error::other)? {
+            if let Some(message) = self.decoder.decode().map_err(io::Error::other)? {
                 return Ok(Some(message));
             }
             let read = match &mut self.transport {

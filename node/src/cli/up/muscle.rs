@@ -17,10 +17,11 @@ use crate::cli::failure::Failure;
 use crate::config::NodeConfig;
 use crate::events::Events;
 use crate::in_process::InProcess;
+use crate::machines::image::GuestImage;
 use crate::machines::resources::Resources;
 use crate::machines::{
-    DriverKind, FirecrackerConfig, FirecrackerDriver, JailerConfig, MachineDriver, MachineError, ProcessConfig,
-    ProcessDriver, RuntimeDir,
+    Confinement, DriverKind, FirecrackerConfig, FirecrackerDriver, JailerConfig, MachineDriver, MachineError,
+    ProcessConfig, ProcessDriver, QemuConfig, QemuDriver, RuntimeDir,
 };
 
 /// What runs the functions.
@@ -126,11 +127,16 @@ impl Machines {
     async fn of(config: &NodeConfig, resources: &ResourceDir, log: &str) -> Result<Self, Failure> {
         let arguments = agent_arguments(&engine_settings(config));
         let driver: Arc<dyn MachineDriver> = match config.machine_driver {
-            DriverKind::Process => Arc::new(ProcessDriver::unconfined(ProcessConfig {
-                agent_log: log.to_owned(),
-                agent_args: arguments.into_iter().map(OsString::from).collect(),
-                ..ProcessConfig::new(find_agent_bin().map_err(Failure::usage)?)
-            })),
+            DriverKind::Process => {
+                let driver = ProcessDriver::new(ProcessConfig {
+                    agent_log: log.to_owned(),
+                    agent_args: arguments.into_iter().map(OsString::from).collect(),
+                    confinement: Confinement::AtLeast(config.confinement.clone()),
+                    start_timeout: Duration::from_millis(config.agent_handshake_timeout_ms.get().into()),
+                    ..ProcessConfig::new(find_agent_bin().map_err(Failure::usage)?)
+                });
+                Arc::new(driver.await.map_err(failure)?)
+            }
             DriverKind::Firecracker => {
                 let resources = resources.or(config.default_resource_dir.as_deref())?;
                 let runtime_dir = RuntimeDir::claim(&runtime_base(config, &resources)).map_err(failure)?;
@@ -156,11 +162,29 @@ impl Machines {
                     runtime_dir: Some(runtime_dir),
                 });
             }
-            driver @ (DriverKind::Qemu | DriverKind::InProcess) => {
-                return Err(Failure::usage(format_args!(
-                    "this version of nex has no machines of the driver {driver}"
-                )));
+            DriverKind::Qemu => {
+                let resources = resources.or(config.default_resource_dir.as_deref())?;
+                let runtime_dir = RuntimeDir::claim(&runtime_base(config)).map_err(failure)?;
+                let (qemu, _) = resources.qemu(&config.bin_path).map_err(missing)?;
+                let folder = resources.image();
+                let image = tokio::task::spawn_blocking(move || GuestImage::open(&folder)).await;
+                let image = image.map_err(Failure::failed)?.map_err(missing)?;
+                let size = &config.machine_template;
+                let driver = QemuDriver::new(QemuConfig {
+                    vcpus: size.vcpu_count.get(),
+                    memory_mib: size.memsize_mib.get(),
+                    agent_args: arguments,
+                    agent_env: vec![("RUST_LOG".to_owned(), log.to_owned())],
+                    boot_timeout: Duration::from_millis(config.machine_boot_timeout_ms.get().into()),
+                    ..QemuConfig::new(qemu, image, runtime_dir.path())
+                });
+                return Ok(Self {
+                    driver: Arc::new(driver.await.map_err(failure)?),
+                    templates: Some(resources.templates()),
+                    runtime_dir: Some(runtime_dir),
+                });
             }
+            DriverKind::InProcess => return Err(Failure::usage("the driver in_process has no machines")),
         };
         Ok(Self {
             driver,
@@ -174,6 +198,12 @@ impl Machines {
 fn program(resources: &Resources, config: &NodeConfig, name: &str) -> PathBuf {
     let mut found = resources.find_program(name, &config.bin_path).into_iter();
     found.next().unwrap_or_else(|| name.into())
+}
+
+fn missing(error: impl std::fmt::Display) -> Failure {
+    Failure::usage(format_args!(
+        "{error}; `nex preflight --driver qemu` tells what is needed"
+    ))
 }
 
 /// What is missing or not as it must be is for the operator to change; the rest went wrong by itself.

@@ -29,7 +29,7 @@ impl Script {
     async fn hear(&mut self) -> ToGuest {
         let mut chunk = [0; 4096];
         loop {
-            if let Some(message) = self.decoder.next().unwrap() {
+            if let Some(message) = self.decoder.decode().unwrap() {
                 return message;
             }
             let read = self.io.read(&mut chunk).await.unwrap();
