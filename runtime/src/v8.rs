@@ -10,7 +10,6 @@
 
 mod buffers;
 mod call;
-mod chance;
 mod code_cache;
 mod convert;
 mod discard;
