@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
 };
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
 
 use super::failure::{Failure, Message, Step, exit};
 use super::launcher;
@@ -67,6 +67,8 @@ fn set_up(plan: &Plan, pipes: &Pipes) -> Result<(), Failure> {
     if launcher::is_gone(&pipes.go) {
         exit(1);
     }
+    // Nor may the agent look into this process, where it is the same user.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Failure::at(Step::Watch))?;
     // No terminal: whoever has one could type into it.
     rustix::process::setsid().map_err(Failure::at(Step::Watch))?;
     Ok(())

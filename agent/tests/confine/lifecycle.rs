@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::AsyncWriteExt;
 
-use crate::attempts::{ALL, Prisoner, command, gone, is_root, within};
+use crate::attempts::{ALL, Outcome, Prisoner, command, gone, is_root, within};
 use crate::escape_probe::escape_probe;
 
 fn signal(pid: u32, signal: Signal) {
@@ -124,19 +124,29 @@ async fn an_ordinary_user_can_confine_as_well() {
     let program = folder.path().join("escape_probe");
     std::fs::copy(escape_probe(), &program).unwrap();
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let mut ordinary = tokio::process::Command::new(&program);
-    ordinary
-        .env_clear()
-        .uid(54_321)
-        .gid(54_321)
-        .arg(format!("--confine={ALL}"));
-    let mut prisoner = Prisoner::start_command(ordinary).await;
+    let ordinary = |layers: &str| {
+        let mut command = tokio::process::Command::new(&program);
+        command
+            .env_clear()
+            .uid(54_321)
+            .gid(54_321)
+            .arg(format!("--confine={layers}"));
+        command
+    };
+    let mut prisoner = Prisoner::start_command(ordinary(ALL)).await;
     let (_, agent) = prisoner.family();
     let status = std::fs::read_to_string(format!("/proc/{agent}/status")).unwrap();
     assert!(status.contains("Uid:\t54321\t54321\t54321\t54321\n"), "{status}");
     let inside = prisoner.show("show_file /proc/self/status").await;
     assert!(inside.contains("Uid:\t1000\t1000\t1000\t1000\n"), "{inside}");
     assert_eq!(prisoner.end().await.code(), Some(0));
+
+    // Its PID 1 is the same user, and yet not to be looked into.
+    let outcome = Prisoner::start_command(ordinary("namespaces"))
+        .await
+        .attempt("list_processes")
+        .await;
+    assert!(matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
 }
 
 #[tokio::test]
