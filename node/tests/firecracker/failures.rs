@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use nex_node::machines::firecracker::{FirecrackerConfig, FirecrackerDriver};
 use nex_node::machines::MachineError;
+use nex_node::machines::firecracker::{FirecrackerConfig, FirecrackerDriver};
 
 use crate::lab::{Lab, within};
 

@@ -164,7 +164,7 @@ impl Machines {
             }
             DriverKind::Qemu => {
                 let resources = resources.or(config.default_resource_dir.as_deref())?;
-                let runtime_dir = RuntimeDir::claim(&runtime_base(config)).map_err(failure)?;
+                let runtime_dir = RuntimeDir::claim(&runtime_base(config, &resources)).map_err(failure)?;
                 let (qemu, _) = resources.qemu(&config.bin_path).map_err(missing)?;
                 let folder = resources.image();
                 let image = tokio::task::spawn_blocking(move || GuestImage::open(&folder)).await;
