@@ -7,7 +7,7 @@
 //! - `seccomp`: most system calls do not exist for it, and those that only an attack makes end it.
 //! - `rlimits`: it can write no file, dump no core, and have few descriptors.
 //!
-//! [`enter`] comes first in the program. With namespaces it starts the program again, inside, where it is called once
+//! `enter` comes first in the program. With namespaces it starts the program again, inside, where it is called once
 //! more for the other layers.
 
 mod failure;

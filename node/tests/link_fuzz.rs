@@ -222,10 +222,12 @@ impl MachineDriver for Saboteurs {
         let (near, far) = tokio::io::duplex(1 << 16);
         let case = self.case.clone();
         let gone = CancellationToken::new();
-        let play = gone
-            .clone()
-            .run_until_cancelled_owned(async move { sabotage(far, case).await });
-        tokio::spawn(play);
+        let ended = gone.clone();
+        tokio::spawn(async move {
+            ended.run_until_cancelled(sabotage(far, case)).await;
+            // A machine ends with what runs in it.
+            ended.cancel();
+        });
         self.alive.fetch_add(1, Ordering::SeqCst);
         let machine: Arc<dyn Machine> = Arc::new(Saboteur {
             link: std::sync::Mutex::new(Some(near)),

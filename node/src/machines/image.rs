@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-pub use self::build::{Recipe, beside_this_program, find_init_bin};
+pub use self::build::{Recipe, find_init_bin};
 pub use self::error::ImageError;
 pub use self::staging::Addition;
 

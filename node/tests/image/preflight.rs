@@ -130,12 +130,49 @@ fn the_driver_and_the_folder_may_be_configured() {
 }
 
 #[test]
+fn an_image_that_was_made_by_hand_needs_no_kernel_beside_it() {
+    let Some(resources) = resources() else { return };
+    let bench = Bench::new();
+    let kernel = resources.image().join("vmlinux");
+    succeeds(&mut bench.nex(&["rootfs", "--kernel", kernel.to_str().unwrap(), "-o", "there/image"]));
+    let check = ["preflight", "--driver", "qemu", "--check", "--resource-dir", "there"];
+    let said = succeeds(&mut bench.nex(&check));
+    assert!(said.contains("the guest image has one"), "{said}");
+
+    // Made with something of the user's own, it is not made anew without that.
+    bench.file("data", b"");
+    let mut made = bench.rootfs(&[
+        "--kernel",
+        kernel.to_str().unwrap(),
+        "--add",
+        "data:/etc/data",
+        "-o",
+        "there/image",
+    ]);
+    succeeds(&mut made);
+    let ran = run(&mut bench.nex(&["preflight", "--driver", "qemu", "--yes", "--resource-dir", "there"]));
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.stdout.contains("was made with another nex-agent"), "{}", ran.stdout);
+    assert!(
+        ran.stdout
+            .contains("`nex rootfs` again with what was added to it: /etc/data"),
+        "{}",
+        ran.stdout
+    );
+    assert!(!ran.stderr.contains("Installing guest image"), "{}", ran.stderr);
+}
+
+#[test]
 fn what_was_installed_works() {
     let Some(resources) = resources() else { return };
     let bench = Bench::new();
     let folder = resources.folder().to_str().unwrap();
-    let said = succeeds(&mut bench.nex(&["preflight", "--driver", "qemu", "--check", "--resource-dir", folder]));
-    assert!(!said.contains('⛔'), "{said}");
+    let looked = run(&mut bench.nex(&["preflight", "--driver", "qemu", "--check", "--resource-dir", folder]));
+    assert!(
+        looked.code == 0 && !looked.stdout.contains('⛔'),
+        "run `cargo xtask setup`, which makes the image anew when the agent has changed:\n{}",
+        looked.stdout
+    );
     // The second time there is nothing left to do.
     let again = run(&mut bench.nex(&["preflight", "--driver", "qemu", "--yes", "--resource-dir", folder]));
     assert_eq!((again.code, again.stderr.as_str()), (0, ""), "{}", again.stdout);

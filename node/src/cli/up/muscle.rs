@@ -158,7 +158,8 @@ impl Machines {
                 });
                 return Ok(Self {
                     driver: Arc::new(driver.await.map_err(failure)?),
-                    templates: Some(resources.templates()),
+                    // Not before copies draw random numbers of their own: V8 seeds blank isolates when it makes them.
+                    templates: None,
                     runtime_dir: Some(runtime_dir),
                 });
             }
@@ -180,7 +181,8 @@ impl Machines {
                 });
                 return Ok(Self {
                     driver: Arc::new(driver.await.map_err(failure)?),
-                    templates: Some(resources.templates()),
+                    // Not before copies draw random numbers of their own: V8 seeds blank isolates when it makes them.
+                    templates: None,
                     runtime_dir: Some(runtime_dir),
                 });
             }

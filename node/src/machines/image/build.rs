@@ -17,6 +17,8 @@ use crate::machines::resources::Replacement;
 /// Where the initial RAM disk has a folder to mount something on; `newroot` is for the root file system.
 const INITRD_FOLDERS: [&str; 6] = ["dev", "newroot", "proc", "run", "sys", "tmp"];
 
+const INIT: &str = "nex-init";
+
 /// What an image is made of.
 #[derive(Debug, Clone)]
 pub struct Recipe {
@@ -126,28 +128,19 @@ impl Recipe {
     }
 }
 
-/// The path of a program that comes with this one and lies beside it, whether or not it is there.
-///
-/// # Errors
-/// When the system does not say where this program is.
-pub fn beside_this_program(name: &str) -> Result<PathBuf, ImageError> {
-    let this = std::env::current_exe().map_err(|source| ImageError::file(Path::new("/proc/self/exe"), source))?;
-    Ok(this.with_file_name(name))
-}
-
-/// Finds `nex-init`, what runs first in a guest: beside this program, as it is built and installed.
+/// Finds `nex-init`, what runs first in a guest: beside this program, or one folder above it, where Cargo puts it for tests.
 ///
 /// # Errors
 /// [`ImageError::Missing`]
 pub fn find_init_bin() -> Result<PathBuf, ImageError> {
-    let path = beside_this_program("nex-init")?;
-    if path.is_file() {
-        return Ok(path);
-    }
-    Err(ImageError::Missing {
-        what: "nex-init",
-        path,
-        hint: "it comes with nex and is looked for beside this program; `--init` names another".to_owned(),
+    let this = std::env::current_exe().map_err(|source| ImageError::file(Path::new("/proc/self/exe"), source))?;
+    let beside = this.with_file_name(INIT);
+    let above = this.ancestors().nth(2).map(|folder| folder.join(INIT));
+    let found = std::iter::once(beside.clone()).chain(above).find(|path| path.is_file());
+    found.ok_or_else(|| ImageError::Missing {
+        what: INIT,
+        path: beside,
+        hint: "it comes with nex and is looked for beside this program; `nex rootfs --init` names another".to_owned(),
     })
 }
 

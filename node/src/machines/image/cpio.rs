@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn another_cpio_lists_the_same_and_nothing_varies() {
+    fn entries_are_sorted_and_nothing_varies() {
         let bytes = sample();
         assert_eq!(bytes, sample());
         assert_eq!(bytes.len() % 512, 0);

@@ -37,7 +37,7 @@ impl Kernel {
             std::io::ErrorKind::NotFound => ImageError::Missing {
                 what: "the kernel",
                 path: source.to_owned(),
-                hint: "`nex preflight --driver qemu` installs one, `--kernel` names another".to_owned(),
+                hint: "`nex preflight --driver qemu` installs one, `nex rootfs --kernel` names another".to_owned(),
             },
             _ => ImageError::file(source, error),
         })?;

@@ -2,7 +2,8 @@
 //! one of two modes, and stands in the order of its names.
 //!
 //! LZ4, because guests decompress what they read, some of them under emulation, and because the image is made anew
-//! whenever the agent changes: `benches/` aside, 8 times faster to write than zstd and a third larger.
+//! whenever the agent changes. Of a debug build's agent it makes 39 MB in 0.3 s, from which an emulated guest starts it in
+//! 0.4 s; zstd makes 28 MB in 0.6 s and takes 0.6 s, gzip 27 MB in 5 s and 0.7 s.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};

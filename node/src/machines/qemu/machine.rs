@@ -86,12 +86,14 @@ impl Vm {
         self.qmp.give("state", std::os::fd::AsFd::as_fd(state)).await?;
         self.qmp.run("migrate-incoming", json!({ "uri": "fd:state" })).await?;
         // QEMU ends when it cannot.
+        // It was stopped when it was written down, and is so again.
         self.migrated("query-status", |status| match status {
-            "running" => Some(Ok(())),
-            "inmigrate" | "paused" => None,
+            "paused" => Some(Ok(())),
+            "inmigrate" => None,
             _ => Some(Err(())),
         })
-        .await
+        .await?;
+        self.qmp.run("cont", json!({})).await.map(drop)
     }
 
     /// The memory is a file that the other side has.

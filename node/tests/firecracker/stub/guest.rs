@@ -131,7 +131,7 @@ impl Inner {
                 return Ok(());
             }
             decoder.push(&chunk[..read]);
-            while let Some(message) = decoder.next().unwrap() {
+            while let Some(message) = decoder.decode().unwrap() {
                 self.runs().await;
                 match message {
                     ToGuest::Start { args, env } => {
