@@ -129,9 +129,42 @@ fn names(arguments: &[u8], folder: &Path) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-    use std::process::Command;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Command, Stdio};
+    use std::thread::sleep;
+    use std::time::{Duration, Instant};
 
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Waits for what another process does.
+    fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(met) = condition() {
+                return met;
+            }
+            assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// A process that does nothing, once the kernel shows its arguments: after `spawn` it does so only a moment later.
+    fn idle(arguments: &[&Path]) -> Child {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "read _", "sh"])
+            .args(arguments)
+            .stdin(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let shown = format!("/proc/{}/cmdline", child.id());
+        until("arguments shown", || {
+            let shown = fs::read(&shown).unwrap();
+            shown.starts_with(b"sh\0-c\0").then_some(())
+        });
+        child
+    }
 
     #[test]
     fn what_a_dead_node_left_is_swept_up_and_what_a_living_one_has_stays() {
@@ -142,17 +175,13 @@ mod tests {
         let dead = base.path().join("node-1-dead");
         fs::create_dir_all(dead.join("machine")).unwrap();
         fs::write(dead.join(LOCK), "").unwrap();
-        let mut left = Command::new("tail")
-            .arg("-f")
-            .arg("/dev/null")
-            .arg(dead.join("machine"))
-            .spawn()
-            .unwrap();
-        let mut other = Command::new("tail").args(["-f", "/dev/null"]).spawn().unwrap();
+        let mut left = idle(&[&dead.join("machine")]);
+        let mut other = idle(&[]);
 
         let next = RuntimeDir::claim(base.path()).unwrap();
         assert!(!dead.exists());
-        assert!(!left.wait().unwrap().success(), "it is killed");
+        let status = until("it is killed", || left.try_wait().unwrap());
+        assert_eq!(status.signal(), Some(9), "{status}");
         assert!(other.try_wait().unwrap().is_none(), "it is no concern of the node's");
         other.kill().unwrap();
         other.wait().unwrap();
