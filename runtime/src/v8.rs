@@ -10,6 +10,7 @@
 
 mod buffers;
 mod call;
+mod chance;
 mod code_cache;
 mod convert;
 mod discard;

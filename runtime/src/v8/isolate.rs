@@ -16,6 +16,7 @@ use deno_core::error::{CoreError, CoreErrorKind};
 use deno_core::{JsRuntime, RuntimeOptions, serde_v8, v8};
 
 use super::buffers::{Account, MemoryOwner};
+use super::chance;
 use super::heap::{self, IsolateParams};
 use super::loader::NoImports;
 use super::ops::{OpHost, Pending, nex};
@@ -162,6 +163,8 @@ impl Isolate {
         spec: &FunctionSpec,
     ) -> Result<(), LoadError> {
         self.account.assign(&spec.limits, owner);
+        chance::reseed(self.js.v8_isolate())
+            .map_err(|error| LoadError::Engine(format!("no random numbers: {error}")))?;
         heap::guard(&mut self.js, self.params, &spec.limits, &self.account);
         self.js.op_state().borrow_mut().put(Rc::clone(&host));
         self.host = Some(host);
