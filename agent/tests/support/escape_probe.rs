@@ -12,14 +12,8 @@ pub(crate) fn escape_probe() -> PathBuf {
             return bin.into();
         }
         let status = std::process::Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "--package",
-                "nex-agent",
-                "--example",
-                "escape_probe",
-            ])
+            // Of the whole workspace: dependencies that were built for it are not built again with fewer features.
+            .args(["build", "--quiet", "--workspace", "--example", "escape_probe"])
             .status()
             .unwrap();
         assert!(status.success(), "the example escape_probe of nex-agent was not built");

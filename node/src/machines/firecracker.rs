@@ -34,7 +34,7 @@ pub use config::{
 
 pub(crate) use sweep::sweep;
 
-use super::guest::{GuestControl, GuestError};
+use super::guest::{CONFINEMENT, GuestControl, GuestError};
 use super::image::{GuestImage, ImageError};
 use super::{DriverKind, Machine, MachineDriver, MachineError, Templating};
 use jail::{Grounds, INITRD, KERNEL, MEMORY, ROOTFS, STATE, keep_snapshot};
@@ -346,7 +346,7 @@ fn template_key(image: &str, config: &FirecrackerConfig, version: Version) -> St
         .find(|line| line.starts_with("model name"))
         .unwrap_or_default();
     let settings = format!(
-        "{image} {version} {BOOT_ARGS} {} {} {:?} {:?} {:?} {:?} {:?} {:?} {host_kernel} {processor}",
+        "{image} {version} {BOOT_ARGS} {CONFINEMENT} {} {} {:?} {:?} {:?} {:?} {:?} {:?} {host_kernel} {processor}",
         config.vcpus,
         config.memory_mib,
         config.rate_limiters,

@@ -17,6 +17,10 @@ use tokio::time::{Instant, timeout};
 
 use super::MachineError;
 
+/// What an agent in a guest puts on itself, which is an unprivileged user on a read-only root already: whoever breaks out of
+/// V8 is to find as little as possible of the guest's kernel.
+pub(crate) const CONFINEMENT: &str = "--confine=landlock,seccomp,rlimits";
+
 /// How often a running guest is told the time: its clock counts the processor's cycles, the rate of which it only knows
 /// roughly when the hypervisor emulates them.
 const CLOCK_EVERY: Duration = Duration::from_secs(10);
@@ -173,7 +177,8 @@ impl GuestControl {
         }
     }
 
-    /// Starts the agent and waits until its engine is warm. The time for a template is after this.
+    /// Starts the agent, confined by [`CONFINEMENT`], and waits until its engine is warm. The time for a template is after
+    /// this.
     ///
     /// # Errors
     /// [`GuestError`].
@@ -185,7 +190,7 @@ impl GuestControl {
     ) -> Result<(), GuestError> {
         self.must_be(Phase::Booted)?;
         let start = ToGuest::Start {
-            args: args.to_vec(),
+            args: [CONFINEMENT.to_owned()].into_iter().chain(args.iter().cloned()).collect(),
             env: env.to_vec(),
         };
         self.send(&start).await?;

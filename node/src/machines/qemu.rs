@@ -34,7 +34,7 @@ use self::probe::Confinement;
 use self::qmp::Qmp;
 use self::template::Cache;
 use super::child::{MachineProcess, pass_on};
-use super::guest::GuestControl;
+use super::guest::{CONFINEMENT, GuestControl};
 use super::image::GuestImage;
 use super::resources::Qemu;
 use super::{DriverKind, Machine, MachineDriver, MachineError, Templating};
@@ -204,6 +204,7 @@ impl QemuDriver {
         for argument in args::arguments(&self.shape, &Descriptors::default(), Origin::Boot, tsc_khz, nobody) {
             add(argument.as_encoded_bytes());
         }
+        add(CONFINEMENT.as_bytes());
         for argument in &self.config.agent_args {
             add(argument.as_bytes());
         }

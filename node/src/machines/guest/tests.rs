@@ -63,10 +63,8 @@ async fn a_guest_boots_is_linked_and_ends() {
         let ToGuest::Start { args, env } = script.hear().await else {
             panic!("not Start")
         };
-        assert_eq!(
-            (args, env),
-            (vec!["a".to_owned()], vec![("B".to_owned(), "c".to_owned())])
-        );
+        assert_eq!(args, [CONFINEMENT, "a"]);
+        assert_eq!(env, [("B".to_owned(), "c".to_owned())]);
         script.say(&ToHost::Ready).await;
         let ToGuest::Resume { unix_nanos, seed } = script.hear().await else {
             panic!("not Resume")
