@@ -24,9 +24,9 @@ use crate::machines::{DriverKind, RateLimiters};
 pub struct NodeConfig {
     /// Agents kept ready. Default 1, at least 1.
     pub machine_pool_size: NonZeroU32,
-    /// Milliseconds an agent has to start and shake hands. Default 5,000.
+    /// Milliseconds an agent has to start and shake hands; four times that in an emulated machine. Default 5,000.
     pub agent_handshake_timeout_ms: NonZeroU32,
-    /// Milliseconds of silence after which an agent is given up. Default 750.
+    /// Milliseconds of silence after which an agent is given up; four times that in an emulated machine. Default 750.
     pub agent_ping_timeout_ms: NonZeroU32,
     /// What functions run in. Default `process`; `in_process` needs `nex node up --unsafe-in-process` as well.
     pub machine_driver: DriverKind,
@@ -38,6 +38,9 @@ pub struct NodeConfig {
     pub machine_template: MachineTemplate,
     /// Milliseconds a virtual machine has to boot, which takes seconds without KVM. Default 60,000.
     pub machine_boot_timeout_ms: NonZeroU32,
+    /// Whether virtual machines are copies of a template: of a machine that has booted and has a warm agent, taken once
+    /// and kept in the resource folder. Copies start many times as fast and share memory. Default true.
+    pub machine_templates: bool,
     /// The original's word for the driver: true allows only `process` and `in_process`, false only virtual machines.
     /// Default `null`: whatever `machine_driver` says.
     pub no_sandbox: Option<bool>,
@@ -183,6 +186,7 @@ impl Default for NodeConfig {
             confinement: Vec::new(),
             machine_template: MachineTemplate::default(),
             machine_boot_timeout_ms: const { NonZeroU32::new(60_000).unwrap() },
+            machine_templates: true,
             no_sandbox: None,
             default_resource_dir: None,
             bin_path: Vec::new(),

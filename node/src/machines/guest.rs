@@ -190,7 +190,10 @@ impl GuestControl {
     ) -> Result<(), GuestError> {
         self.must_be(Phase::Booted)?;
         let start = ToGuest::Start {
-            args: [CONFINEMENT.to_owned()].into_iter().chain(args.iter().cloned()).collect(),
+            args: [CONFINEMENT.to_owned()]
+                .into_iter()
+                .chain(args.iter().cloned())
+                .collect(),
             env: env.to_vec(),
         };
         self.send(&start).await?;

@@ -43,13 +43,14 @@ impl Muscle {
             let guarded = InProcess::new(Arc::new(engine), (&config.quarantine).into());
             return Ok(Self::InProcess(Arc::new(guarded)));
         }
-        let millis = |millis: NonZeroU32| Duration::from_millis(millis.get().into());
         let log = global.loglevel.unwrap_or(Level::Info).as_str();
         let Machines {
             driver,
             templates,
             runtime_dir,
+            slowness,
         } = Machines::of(config, resources, log).await?;
+        let millis = |millis: NonZeroU32| slowness * Duration::from_millis(millis.get().into());
         let pool = AgentPool::start(AgentPoolConfig {
             warm_size: count(config.machine_pool_size),
             heartbeat_timeout: millis(config.agent_ping_timeout_ms),
@@ -116,17 +117,22 @@ impl Muscle {
     }
 }
 
+/// By how much more patience emulated machines get, which are some five times as slow.
+const EMULATED: u32 = 4;
+
 /// Where a pool's machines come from.
 struct Machines {
     driver: Arc<dyn MachineDriver>,
     templates: Option<PathBuf>,
     runtime_dir: Option<RuntimeDir>,
+    /// What the time limits of agents are multiplied by.
+    slowness: u32,
 }
 
 impl Machines {
     async fn of(config: &NodeConfig, resources: &ResourceDir, log: &str) -> Result<Self, Failure> {
         let arguments = agent_arguments(&engine_settings(config));
-        let driver: Arc<dyn MachineDriver> = match config.machine_driver {
+        match config.machine_driver {
             DriverKind::Process => {
                 let driver = ProcessDriver::new(ProcessConfig {
                     agent_log: log.to_owned(),
@@ -135,7 +141,12 @@ impl Machines {
                     start_timeout: Duration::from_millis(config.agent_handshake_timeout_ms.get().into()),
                     ..ProcessConfig::new(find_agent_bin().map_err(Failure::usage)?)
                 });
-                Arc::new(driver.await.map_err(failure)?)
+                Ok(Self {
+                    driver: Arc::new(driver.await.map_err(failure)?),
+                    templates: None,
+                    runtime_dir: None,
+                    slowness: 1,
+                })
             }
             DriverKind::Firecracker => {
                 let resources = resources.or(config.default_resource_dir.as_deref())?;
@@ -156,12 +167,12 @@ impl Machines {
                     boot_timeout: Duration::from_millis(config.machine_boot_timeout_ms.get().into()),
                     ..FirecrackerConfig::new(resources.image(), runtime_dir.path())
                 });
-                return Ok(Self {
+                Ok(Self {
                     driver: Arc::new(driver.await.map_err(failure)?),
-                    // Not before copies draw random numbers of their own: V8 seeds blank isolates when it makes them.
-                    templates: None,
+                    templates: config.machine_templates.then(|| resources.templates()),
                     runtime_dir: Some(runtime_dir),
-                });
+                    slowness: 1,
+                })
             }
             DriverKind::Qemu => {
                 let resources = resources.or(config.default_resource_dir.as_deref())?;
@@ -179,20 +190,16 @@ impl Machines {
                     boot_timeout: Duration::from_millis(config.machine_boot_timeout_ms.get().into()),
                     ..QemuConfig::new(qemu, image, runtime_dir.path())
                 });
-                return Ok(Self {
-                    driver: Arc::new(driver.await.map_err(failure)?),
-                    // Not before copies draw random numbers of their own: V8 seeds blank isolates when it makes them.
-                    templates: None,
+                let driver = driver.await.map_err(failure)?;
+                Ok(Self {
+                    slowness: if driver.is_emulated() { EMULATED } else { 1 },
+                    driver: Arc::new(driver),
+                    templates: config.machine_templates.then(|| resources.templates()),
                     runtime_dir: Some(runtime_dir),
-                });
+                })
             }
-            DriverKind::InProcess => return Err(Failure::usage("the driver in_process has no machines")),
-        };
-        Ok(Self {
-            driver,
-            templates: None,
-            runtime_dir: None,
-        })
+            DriverKind::InProcess => Err(Failure::usage("the driver in_process has no machines")),
+        }
     }
 }
 
