@@ -15,6 +15,8 @@ mod binary;
 mod driver;
 #[path = "control/harness.rs"]
 mod harness;
+#[path = "machines/resources.rs"]
+mod resources;
 #[path = "machines/suite.rs"]
 mod suite;
 

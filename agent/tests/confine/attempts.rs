@@ -5,33 +5,15 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use nex_agent::link::{AgentToNode, CallId, FunctionId, NodeToAgent};
-use nex_runtime::invocation::Trigger;
-use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
-use crate::escape_probe::escape_probe;
+use crate::escape_probe::{self, escape_probe};
+pub(crate) use crate::escape_probe::{Outcome, within};
 use crate::link::Link;
 
 pub(crate) const ALL: &str = "namespaces,landlock,seccomp,rlimits";
-
-/// What came of an attempt.
-#[derive(Debug)]
-#[allow(dead_code, reason = "details are for the messages of tests that fail")]
-pub(crate) enum Outcome {
-    Succeeded(String),
-    Refused(String),
-    /// It cost the agent its life.
-    Died(ExitStatus),
-}
-
-#[derive(Debug, Deserialize)]
-struct Answer {
-    outcome: String,
-    detail: String,
-}
 
 pub(crate) struct Prisoner {
     pub(crate) child: Child,
@@ -67,42 +49,18 @@ impl Prisoner {
         drop(command);
         ours.set_nonblocking(true).unwrap();
         let mut link = Link::new(UnixStream::from_std(ours).unwrap());
-        let mut prisoner = match link.reader.next().await {
-            Ok(Some(AgentToNode::Hello(_))) => Self { child, link },
-            other => {
-                let output = child.wait_with_output().await.unwrap();
-                let stderr = String::from_utf8_lossy(&output.stderr);
-                panic!("{other:?}, {}: {stderr}", output.status);
-            }
-        };
-        prisoner.link.acknowledge();
-        prisoner.link.deploy(FunctionId(1), "");
-        match prisoner.link.next().await {
-            AgentToNode::DeployResult { result, .. } => result.unwrap(),
-            other => panic!("{other:?}"),
+        if let Err(instead) = escape_probe::settle(&mut link).await {
+            let output = child.wait_with_output().await.unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            panic!("{instead}, {}: {stderr}", output.status);
         }
-        prisoner
+        Self { child, link }
     }
 
     pub(crate) async fn attempt(&mut self, probe: &str) -> Outcome {
-        self.link.send(NodeToAgent::Trigger {
-            call: CallId(1),
-            function: FunctionId(1),
-            trigger: Trigger {
-                payload: probe.to_owned().into(),
-                ..Trigger::default()
-            },
-        });
-        match within(self.link.reader.next()).await {
-            Ok(Some(AgentToNode::Reply { reply, .. })) => {
-                let answer: Answer = serde_json::from_slice(&reply.body).unwrap();
-                match answer.outcome.as_str() {
-                    "succeeded" => Outcome::Succeeded(answer.detail),
-                    _ => Outcome::Refused(answer.detail),
-                }
-            }
-            Ok(Some(other)) => panic!("{other:?}"),
-            Ok(None) | Err(_) => Outcome::Died(within(self.child.wait()).await.unwrap()),
+        match escape_probe::attempt(&mut self.link, probe).await {
+            Some(outcome) => outcome,
+            None => Outcome::Died(within(self.child.wait()).await.unwrap()),
         }
     }
 
@@ -152,12 +110,6 @@ pub(crate) async fn gone(pid: u32) {
         assert!(start.elapsed() < Duration::from_secs(10), "process {pid} stays");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-}
-
-pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), future)
-        .await
-        .expect("nothing happened for 30 s")
 }
 
 pub(crate) fn is_root() -> bool {

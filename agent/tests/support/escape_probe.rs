@@ -1,7 +1,31 @@
-//! Where tests find the agent that tries to break out. The node's tests use it as well.
+//! Where tests find the agent that tries to break out, and how they have it try. The node's tests use it as well.
 
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::OnceLock;
+use std::time::Duration;
+
+use nex_agent::link::{AgentToNode, CallId, FunctionId, NodeToAgent};
+use nex_runtime::invocation::Trigger;
+use serde::Deserialize;
+
+use crate::link::Link;
+
+/// What came of an attempt.
+#[derive(Debug)]
+#[allow(dead_code, reason = "details are for the messages of tests that fail")]
+pub(crate) enum Outcome {
+    Succeeded(String),
+    Refused(String),
+    /// It cost the agent its life.
+    Died(ExitStatus),
+}
+
+#[derive(Debug, Deserialize)]
+struct Answer {
+    outcome: String,
+    detail: String,
+}
 
 /// The program, built if that has not happened: Cargo builds no examples for a single test. `NEX_ESCAPE_PROBE_BIN` names
 /// one that was built before, for users who cannot build.
@@ -24,4 +48,52 @@ pub(crate) fn escape_probe() -> PathBuf {
         program
     })
     .clone()
+}
+
+/// Shakes hands with the agent and gives it its function.
+///
+/// # Errors
+/// What came instead of the greeting.
+pub(crate) async fn settle(link: &mut Link) -> Result<(), String> {
+    match within(link.reader.next()).await {
+        Ok(Some(AgentToNode::Hello(_))) => {}
+        other => return Err(format!("{other:?}")),
+    }
+    link.acknowledge();
+    // A function that the other kind of agent would take as well.
+    link.deploy(FunctionId(1), "() => {}");
+    match within(link.next()).await {
+        AgentToNode::DeployResult { result, .. } => result.unwrap(),
+        other => panic!("{other:?}"),
+    }
+    Ok(())
+}
+
+/// Has it attempt something. `None` if the link ended of it.
+pub(crate) async fn attempt(link: &mut Link, probe: &str) -> Option<Outcome> {
+    link.send(NodeToAgent::Trigger {
+        call: CallId(1),
+        function: FunctionId(1),
+        trigger: Trigger {
+            payload: probe.to_owned().into(),
+            ..Trigger::default()
+        },
+    });
+    match within(link.reader.next()).await {
+        Ok(Some(AgentToNode::Reply { reply, .. })) => {
+            let answer: Answer = serde_json::from_slice(&reply.body).unwrap();
+            Some(match answer.outcome.as_str() {
+                "succeeded" => Outcome::Succeeded(answer.detail),
+                _ => Outcome::Refused(answer.detail),
+            })
+        }
+        Ok(Some(other)) => panic!("{other:?}"),
+        Ok(None) | Err(_) => None,
+    }
+}
+
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), future)
+        .await
+        .expect("nothing happened for 30 s")
 }

@@ -11,7 +11,8 @@ pub fn agent_bin() -> PathBuf {
             return bin.into();
         }
         let status = std::process::Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "nex-agent", "--bin", "nex-agent"])
+            // Of the whole workspace: dependencies that were built for it are not built again with fewer features.
+            .args(["build", "--quiet", "--workspace", "--bin", "nex-agent"])
             .status()
             .unwrap();
         assert!(status.success(), "nex-agent was not built");

@@ -6,12 +6,12 @@ use std::time::Duration;
 use nex_node::agents::{AgentPool, AgentPoolConfig};
 use nex_node::in_process::InProcess;
 use nex_node::machines::image::GuestImage;
-use nex_node::machines::resources::Resources;
 use nex_node::machines::{ProcessConfig, ProcessDriver, QemuConfig, QemuDriver, RuntimeDir};
 use nex_runtime::engine::Engine;
 use nex_runtime::v8::{V8Config, V8Engine};
 
 use crate::binary::agent_bin;
+use crate::resources::resources;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Driver {
@@ -80,10 +80,4 @@ impl Muscle {
             _runtime_dir: runtime_dir,
         }
     }
-}
-
-/// What `cargo xtask test` has set up.
-fn resources() -> Resources {
-    let folder = std::env::var_os("NEX_RESOURCE_DIR");
-    Resources::new(folder.expect("NEX_RESOURCE_DIR names what `nex preflight --driver qemu` has set up"))
 }
