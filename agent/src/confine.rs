@@ -10,6 +10,7 @@
 //! `enter` comes first in the program. With namespaces it starts the program again, inside, where it is called once
 //! more for the other layers.
 
+mod bounding_set;
 mod failure;
 mod files;
 mod inside;

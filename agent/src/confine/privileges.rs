@@ -6,6 +6,8 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use super::bounding_set;
+
 /// Makes the calling thread, the only one of its process, that user and group for good.
 pub(super) fn become_user(uid: u32, gid: u32) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
@@ -16,14 +18,7 @@ pub(super) fn become_user(uid: u32, gid: u32) -> Result<(), Errno> {
 /// Gives up all capabilities, and that the calling thread or what it executes could ever have one. Allocates nothing.
 pub(super) fn give_up_all() -> Result<(), Errno> {
     rustix::thread::set_no_new_privs(true)?;
-    for bit in 0..u64::BITS {
-        match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit)) {
-            Ok(()) => {}
-            // The kernel has no more of them.
-            Err(Errno::INVAL) => break,
-            Err(errno) => return Err(errno),
-        }
-    }
+    bounding_set::empty()?;
     rustix::thread::clear_ambient_capability_set()?;
     rustix::thread::set_capabilities(
         None,
@@ -50,13 +45,7 @@ pub(super) fn drop_root(uid: u32, gid: u32) -> io::Result<()> {
     let end = rustix::process::parent_process_death_signal()?;
     let parent = rustix::process::getppid();
     // While it still may.
-    for bit in 0..u64::BITS {
-        match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit)) {
-            Ok(()) => {}
-            Err(Errno::INVAL) => break,
-            Err(errno) => return Err(errno.into()),
-        }
-    }
+    bounding_set::empty()?;
     // SAFETY: they take numbers, and an empty list.
     let done = unsafe {
         libc::setgroups(0, std::ptr::null()) == 0

@@ -95,7 +95,7 @@ async fn a_machine_has_nothing_but_what_it_was_given() {
     assert_eq!(is("Gid"), "1000\t1000\t1000\t1000");
     assert_eq!(is("Groups"), "");
     assert_eq!((is("NoNewPrivs"), is("Seccomp")), ("1".to_owned(), "2".to_owned()));
-    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(is(set), "0000000000000000", "{set}");
     }
 

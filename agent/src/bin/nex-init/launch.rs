@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, WaitOptions};
 
-use crate::during;
+use crate::{bounding_set, during};
 
 /// The agent in the root file system.
 const AGENT: &str = "/usr/bin/nex-agent";
@@ -30,6 +30,8 @@ pub(super) struct Agent {
 /// # Errors
 /// What the system says.
 pub(super) fn start(args: &[String], env: &[(String, String)]) -> io::Result<Agent> {
+    // Of this process too, which keeps what it has but executes nothing else.
+    during(|| "limiting capabilities".to_owned(), bounding_set::empty())?;
     let (ours, theirs) = during(|| "a socket pair".to_owned(), UnixStream::pair())?;
     let mut command = Command::new(AGENT);
     command

@@ -7,6 +7,8 @@
 //! The kernel panics when the first process ends, so this one never does: whatever goes wrong is said to the host, as far
 //! as there is a way to, and the machine is rebooted, which its hypervisor takes for its end.
 
+#[path = "../../confine/bounding_set.rs"]
+mod bounding_set;
 mod channels;
 #[allow(
     dead_code,
