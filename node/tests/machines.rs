@@ -15,6 +15,8 @@ mod binary;
 mod driver;
 #[path = "control/harness.rs"]
 mod harness;
+#[path = "machines/memory.rs"]
+mod memory;
 #[path = "machines/resources.rs"]
 mod resources;
 #[path = "machines/suite.rs"]
@@ -42,10 +44,12 @@ over_each_driver! {
     ];
     process => super::Driver::Process, [
         functions_answer, host_services_work_from_inside, namespaces_are_kept_apart, errors_reach_the_caller,
-        a_killed_machine_is_replaced, a_machine_that_stands_still_is_replaced, machines_are_told_of, shutdown_leaves_no_process,
+        a_killed_machine_is_replaced, a_machine_that_stands_still_is_replaced, machines_are_told_of, credentials_stay_with_the_node,
+        shutdown_leaves_no_process,
     ];
     qemu => super::Driver::Qemu, [
         functions_answer, host_services_work_from_inside, namespaces_are_kept_apart, errors_reach_the_caller,
-        a_killed_machine_is_replaced, a_machine_that_stands_still_is_replaced, machines_are_told_of, shutdown_leaves_no_process,
+        a_killed_machine_is_replaced, a_machine_that_stands_still_is_replaced, machines_are_told_of, credentials_stay_with_the_node,
+        shutdown_leaves_no_process,
     ];
 }

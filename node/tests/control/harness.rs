@@ -121,7 +121,8 @@ impl Function for OneWord {
 /// A server with an object store, a publisher with keys, and a connection.
 pub(crate) struct World {
     pub(crate) server: NatsServer,
-    url: String,
+    /// With the node's user in it.
+    pub(crate) url: String,
     pub(crate) client: Client,
     pub(crate) issuer: KeyPair,
     pub(crate) xkey: XKey,

@@ -111,7 +111,10 @@ async fn asks_for_everything_that_is_configured() {
     let balloon = json!({"amount_mib": 64, "deflate_on_oom": true, "stats_polling_interval_s": 5});
     assert_eq!(requests[6].1, balloon);
     let start = &lab.heard("Start")[0];
-    assert_eq!(start["args"], json!(["--heap-bytes", "1"]));
+    assert_eq!(
+        start["args"],
+        json!(["--confine=landlock,seccomp,rlimits", "--heap-bytes", "1"])
+    );
     assert_eq!(start["env"], json!([["RUST_LOG", "warn"]]));
 }
 

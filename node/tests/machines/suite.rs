@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nex_host_services::nats_server::Options;
 use nex_node::agents::{AgentEvent, AgentInfo, AgentPool, AgentState};
 use nex_node::{Node, NodeConfig};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -11,6 +12,7 @@ use tokio::net::TcpListener;
 
 use crate::driver::{Driver, Muscle};
 use crate::harness::{PATIENCE, World, connect, header};
+use crate::memory;
 
 /// A node with functions over one driver.
 struct Setup {
@@ -21,9 +23,12 @@ struct Setup {
 
 impl Setup {
     async fn over(driver: Driver) -> Self {
-        let world = World::new().await;
+        Self::in_world(World::new().await, driver).await
+    }
+
+    async fn in_world(world: World, driver: Driver) -> Self {
         let muscle = driver.start().await;
-        let client = connect(&world.server.url()).await;
+        let client = connect(&world.url).await;
         let node = Node::start(NodeConfig::default(), client, muscle.engine.clone())
             .await
             .unwrap();
@@ -234,6 +239,42 @@ pub(crate) async fn machines_are_told_of(driver: Driver) {
     let serving = info.agents.iter().find(|agent| agent.state == "serving").unwrap();
     assert_eq!(serving.driver, driver.name());
     assert!(serving.host_bytes > 1 << 20 && serving.start_us > 0, "{serving:?}");
+    setup.end().await;
+}
+
+/// What a function does with the node's credentials, which it is not to see.
+const USER_OF_SERVICES: &str = "export default async (msg, env) => {
+    await env.kv().set('key', 'value');
+    return new TextDecoder().decode(await env.kv().get('key'));
+}";
+
+pub(crate) async fn credentials_stay_with_the_node(driver: Driver) {
+    let password = uuid::Uuid::new_v4().simple().to_string();
+    let options = Options {
+        config: format!("authorization {{ user: node, password: {password} }}"),
+        ..Options::default()
+    };
+    let world = World::with_server(options, &format!("node:{password}@")).await;
+    let setup = Setup::in_world(world, driver).await;
+    setup.deploy("services", USER_OF_SERVICES).await;
+    assert_eq!(setup.text("services", "").await, "value");
+
+    assert!(
+        memory::holds(std::process::id(), &password).unwrap(),
+        "the node has them"
+    );
+    let looked_into = memory::holds(setup.serving().pid, "await env.kv().set");
+    assert!(
+        looked_into.unwrap_or(!rustix::process::geteuid().is_root()),
+        "the machine has the function"
+    );
+    for agent in setup.pool().agents() {
+        match memory::holds(agent.pid, &password) {
+            Ok(holds) => assert!(!holds, "the node's password is in the machine {}", agent.id),
+            // An ordinary user may not look into a process that confines itself.
+            Err(error) => assert!(!rustix::process::geteuid().is_root(), "{error}"),
+        }
+    }
     setup.end().await;
 }
 
