@@ -3,6 +3,8 @@
 //! A file is [parsed](NodeConfig::from_json), then [validated](NodeConfig::validate); unknown keys are errors, missing
 //! ones have the defaults documented on each field. Every error names the key.
 
+mod machine_limits;
+
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
@@ -13,13 +15,16 @@ use nkeys::{KeyPair, KeyPairType};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::machine_limits::{
+    MAX_LIMIT_CPUS, MAX_LIMIT_PIDS, MIN_LIMIT_CPUS, MIN_LIMIT_MIB, MIN_LIMIT_PIDS, MachineLimits, SPARE_PIDS,
+};
 use crate::control::messages::NatsConnection;
 use crate::control::subjects;
 use crate::limits::{LimitError, LimitSet, MAX_REPLY_BYTES};
 use crate::machines::{DriverKind, RateLimiters};
 
 /// Configuration of a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeConfig {
     /// Agents kept ready. Default 1, at least 1.
@@ -34,6 +39,8 @@ pub struct NodeConfig {
     /// and `rlimits`. Default none: it uses those that the host gives, says at start which these are, and carries the tag
     /// `nex.unsafe` without namespaces or seccomp.
     pub confinement: Vec<Layer>,
+    /// What a machine of the driver `process` may take of the host.
+    pub machine_limits: MachineLimits,
     /// Size of a virtual machine.
     pub machine_template: MachineTemplate,
     /// Milliseconds a virtual machine has to boot, which takes seconds without KVM. Default 60,000.
@@ -184,6 +191,7 @@ impl Default for NodeConfig {
             agent_ping_timeout_ms: const { NonZeroU32::new(750).unwrap() },
             machine_driver: DriverKind::Process,
             confinement: Vec::new(),
+            machine_limits: MachineLimits::default(),
             machine_template: MachineTemplate::default(),
             machine_boot_timeout_ms: const { NonZeroU32::new(60_000).unwrap() },
             machine_templates: true,
@@ -343,6 +351,7 @@ impl NodeConfig {
                 ),
             );
         }
+        self.machine_limits.validate()?;
         if self.workload_types.is_empty() {
             return key(
                 "workload_types",

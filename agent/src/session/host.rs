@@ -232,9 +232,9 @@ impl EventSink for LinkEvents {
             event,
         };
         if condemned {
-            // Never refused: the node learns it from here or from the next pong.
-            self.shared.condemned.store(true, Ordering::Release);
+            // Never refused. Pongs say it too, but not before this, which says whose code it is.
             super::send(&self.shared.outbox, message);
+            self.shared.condemned.store(true, Ordering::Release);
         } else if self.throttle.lock().admit(0)
             // Few by now, and worth more than the bulk that may fill the link: often they say why it does.
             && let Err(error) = self.shared.outbox.try_send(message, 2 * BULK_ROOM)

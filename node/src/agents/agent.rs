@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use self::calls::Call;
 pub(super) use self::calls::Submitted;
 use self::service::Condition;
-pub(super) use self::service::{Casualty, DrainStep, died};
+pub(super) use self::service::{Casualty, DrainStep, Offender, died};
 use super::error::Fault;
 use super::host_calls::{HostCalls, Share};
 use super::report::{AgentInfo, AgentState};
@@ -166,10 +166,6 @@ impl Agent {
 
     pub(super) fn serves(&self) -> bool {
         matches!(self.state.lock().condition, Condition::Serving)
-    }
-
-    pub(super) fn is_dead(&self) -> bool {
-        matches!(self.state.lock().condition, Condition::Dead(_))
     }
 
     pub(super) fn age(&self) -> Duration {

@@ -81,15 +81,15 @@ const CUT_MARK: usize = 64;
 fn event(pool: &Arc<Pool>, agent: &Arc<Agent>, function: FunctionId, event: EngineEvent) -> Result<(), Fault> {
     let condemned = match &event {
         EngineEvent::LimitHit(_) => None,
-        EngineEvent::Condemned { message } => Some(message.clone()),
+        // Before anybody hears of it: whoever undeploys the function then does not clear it of what it did.
+        EngineEvent::Condemned { message } => Some((agent.convict(function)?, message.clone())),
         _ => return Err(Fault::Violation("event that is not an agent's to report")),
     };
     if let Some(slot) = agent.admit_event(function)? {
         slot.host.events.event(event);
     }
     // After that, so that what follows from it is not reported before it.
-    if let Some(message) = condemned {
-        let offender = agent.function(function)?.map(|(slot, _)| (function, slot));
+    if let Some((offender, message)) = condemned {
         pool.condemn(agent, offender, &message);
     }
     Ok(())

@@ -59,6 +59,27 @@ fn a_deploy_may_ask_for_less_and_for_more_only_where_the_operator_says_so() {
 }
 
 #[test]
+fn a_machine_has_limits_whether_or_not_they_are_set() {
+    let limits = NodeConfig::default().process_limits();
+    let usable = crate::machines::ProcessLimits::usable_memory_bytes().unwrap();
+    assert_eq!(limits.memory_bytes, Some((usable / 2).max(96 << 20)));
+    assert_eq!(limits.pids, Some(2 * 1_000 + 256));
+    assert_eq!(limits.cpus, None);
+
+    let json = r#"{"machine_limits": {"memory_mib": 300, "cpus": 0.5}, "max_instances_per_agent": 10}"#;
+    let limits = NodeConfig::from_json(json.as_bytes()).unwrap().process_limits();
+    assert_eq!(limits.memory_bytes, Some(300 << 20));
+    assert_eq!(limits.pids, Some(2 * 10 + 256));
+    assert_eq!(limits.cpus, Some(0.5));
+
+    let json = r#"{"machine_limits": {"pids": 100}, "max_instances_per_agent": 4000000000}"#;
+    let mut config = NodeConfig::from_json(json.as_bytes()).unwrap();
+    assert_eq!(config.process_limits().pids, Some(100));
+    config.machine_limits.pids = None;
+    assert_eq!(config.process_limits().pids, Some(4_194_304));
+}
+
+#[test]
 fn every_mistake_is_named() {
     for (json, message) in [
         ("", "not JSON"),
@@ -132,6 +153,38 @@ fn every_mistake_is_named() {
         (
             r#"{"machine_template": {"vcpu_count": 33}}"#,
             "configuration key `machine_template.vcpu_count`: 33 is above 32",
+        ),
+        (
+            r#"{"machine_limits": {"memory": 512}}"#,
+            "configuration key `machine_limits.memory`: unknown field `memory`, expected one of `memory_mib`, `pids`, `cpus`",
+        ),
+        (
+            r#"{"machine_limits": {"memory_mib": 0}}"#,
+            "configuration key `machine_limits.memory_mib`: invalid value: integer `0`, expected a nonzero u32",
+        ),
+        (
+            r#"{"machine_limits": {"memory_mib": 95}}"#,
+            "configuration key `machine_limits.memory_mib`: 95 is below 96",
+        ),
+        (
+            r#"{"machine_limits": {"pids": -1}}"#,
+            "configuration key `machine_limits.pids`: invalid value: integer `-1`, expected a nonzero u32",
+        ),
+        (
+            r#"{"machine_limits": {"pids": 4194305}}"#,
+            "configuration key `machine_limits.pids`: 4194305 processes and threads, possible are 64 to 4194304",
+        ),
+        (
+            r#"{"machine_limits": {"cpus": 0}}"#,
+            "configuration key `machine_limits.cpus`: 0 processors, possible are 0.01 to 4096",
+        ),
+        (
+            r#"{"machine_limits": {"cpus": -1.5}}"#,
+            "configuration key `machine_limits.cpus`: -1.5 processors, possible are 0.01 to 4096",
+        ),
+        (
+            r#"{"machine_limits": {"cpus": "2"}}"#,
+            "configuration key `machine_limits.cpus`: invalid type: string \"2\", expected f64",
         ),
         (
             r#"{"workload_types": []}"#,

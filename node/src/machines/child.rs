@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::sync::{oneshot, watch};
@@ -144,6 +145,25 @@ fn die_with_parent(command: &mut Command) {
         });
     }
 }
+
+/// Has the kernel end this process, and those it starts, before the node and others when the host is out of memory.
+#[allow(unsafe_code, reason = "std has no safe way to do something between fork and exec")]
+pub(crate) fn die_before_others(command: &mut Command) {
+    // SAFETY: between fork and exec only async-signal-safe functions may be called; these are system calls.
+    unsafe {
+        command.pre_exec(|| {
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            // Where there is no such file, the kernel chooses as it likes.
+            if let Ok(score) = rustix::fs::open(c"/proc/self/oom_score_adj", flags, Mode::empty()) {
+                _ = rustix::io::write(score, OOM_SCORE);
+            }
+            Ok(())
+        });
+    }
+}
+
+/// What is added to a machine's score by which the kernel chooses; 1,000 stands for all memory of the host.
+const OOM_SCORE: &[u8] = b"500";
 
 /// The thread that starts the processes.
 struct Spawner(mpsc::Sender<Job>);

@@ -90,7 +90,8 @@ impl ProcessDriver {
             layers,
             cgroups,
         };
-        tracing::info!(in_force = ?driver.in_force(), "agents are confined processes");
+        let limits = &driver.config.limits;
+        tracing::info!(in_force = ?driver.in_force(), ?limits, "agents are confined processes");
         Ok(driver)
     }
 
@@ -170,6 +171,7 @@ impl ProcessDriver {
             .envs(config.agent_env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::from(OwnedFd::from(link)))
             .stdout(Stdio::null());
+        child::die_before_others(&mut command);
         command
     }
 

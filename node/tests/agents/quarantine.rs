@@ -270,6 +270,7 @@ async fn a_quarantine_keeps_nobody_from_the_next_warm_agent() {
     let mut events = pool.subscribe();
 
     offend(&function.unwrap(), &mut host).await;
+    // It is undeployed as soon as that is known, which clears nobody.
     quarantined(&mut twin_host).await;
     let started = async { while !matches!(events.recv().await.unwrap(), AgentEvent::Started { .. }) {} };
     within(started).await;

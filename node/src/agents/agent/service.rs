@@ -8,7 +8,7 @@ use nex_runtime::engine::LoadError;
 use nex_runtime::invocation::{ErrorKind, InvokeError, ReplySink};
 use tokio::sync::oneshot;
 
-use super::{Agent, Deployed};
+use super::{Agent, Deployed, Known};
 use crate::agents::error::Fault;
 use crate::agents::slot::Slot;
 
@@ -54,6 +54,14 @@ pub(in crate::agents) struct Casualty {
     pub(in crate::agents) busy: bool,
     /// It has been blamed for the loss of this agent before.
     pub(in crate::agents) convicted: bool,
+}
+
+/// A function whose code does not stop.
+pub(in crate::agents) struct Offender {
+    pub(in crate::agents) slot: Arc<Slot>,
+    pub(in crate::agents) loading: bool,
+    /// It has been convicted before: several instances of it may be stuck, but they cost one agent.
+    pub(in crate::agents) known: bool,
 }
 
 /// What a drain needs next.
@@ -170,12 +178,14 @@ impl Agent {
         }
     }
 
-    /// Takes note that a function's code does not stop, and returns whether it was loading; `None` if that is known.
-    pub(in crate::agents) fn convict(&self, function: FunctionId) -> Option<bool> {
+    /// Takes note that a function's code does not stop; None if it was undeployed.
+    pub(in crate::agents) fn convict(&self, function: FunctionId) -> Known<Offender> {
         let mut state = self.state.lock();
-        let deployed = state.functions.get_mut(&function)?;
-        let known = std::mem::replace(&mut deployed.convicted, true);
-        (!known).then_some(deployed.loading.is_some())
+        Ok(state.function(function)?.map(|deployed| Offender {
+            slot: deployed.slot.clone(),
+            loading: deployed.loading.is_some(),
+            known: std::mem::replace(&mut deployed.convicted, true),
+        }))
     }
 
     /// The functions that were on it when it died. Whoever gets them has them moved.

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use nex_agent::crash::MAX_THREAD_NAME;
-use nex_agent::link::FunctionId;
 
 use super::place::Leaving;
 use super::{Pool, START_TRIAL};
-use crate::agents::agent::{Agent, Casualty, died};
+use crate::agents::agent::{Agent, Casualty, Offender, died};
 use crate::agents::error::{AgentError, Fault};
 use crate::agents::report::AgentEvent;
-use crate::agents::slot::{Blame, Slot};
+use crate::agents::slot::Blame;
 
 impl Pool {
     /// Ends an agent: answers its callers and has its process killed. Only the first reason counts. What becomes of its
@@ -55,7 +54,7 @@ impl Pool {
     pub(in crate::agents) fn condemn(
         self: &Arc<Self>,
         agent: &Arc<Agent>,
-        offender: Option<(FunctionId, Arc<Slot>)>,
+        offender: Option<Offender>,
         message: &str,
     ) {
         let slots = agent.condemn(message.to_owned(), self.config.start_timeout);
@@ -77,9 +76,7 @@ impl Pool {
                     self.spawn_move_in_turn(slot, agent.clone(), leaving.clone());
                 }
             }
-        } else if let Some(offender) = offender
-            && !agent.is_dead()
-        {
+        } else if let Some(offender) = offender {
             self.remove_offender(agent, offender, message);
         }
     }
@@ -87,16 +84,15 @@ impl Pool {
     fn remove_offender(
         self: &Arc<Self>,
         agent: &Arc<Agent>,
-        (function, offender): (FunctionId, Arc<Slot>),
+        Offender { slot, loading, known }: Offender,
         message: &str,
     ) {
-        // Several instances of it may be stuck, but they cost one agent.
-        if let Some(loading) = agent.convict(function) {
+        if !known {
             let what = format!("its code did not stop ({message})");
-            offender.conduct.blame(loading, Blame::Certain, &what);
+            slot.conduct.blame(loading, Blame::Certain, &what);
         }
-        if offender.lose(agent) {
-            self.spawn_move(offender);
+        if slot.lose(agent) {
+            self.spawn_move(slot);
         }
     }
 

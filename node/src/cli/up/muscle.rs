@@ -138,6 +138,7 @@ impl Machines {
                     agent_log: log.to_owned(),
                     agent_args: arguments.into_iter().map(OsString::from).collect(),
                     confinement: Confinement::AtLeast(config.confinement.clone()),
+                    limits: config.process_limits(),
                     start_timeout: Duration::from_millis(config.agent_handshake_timeout_ms.get().into()),
                     ..ProcessConfig::new(find_agent_bin().map_err(Failure::usage)?)
                 });

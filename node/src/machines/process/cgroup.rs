@@ -4,7 +4,7 @@
 //!
 //! A group is called `nex-<PID of the node>-<machine>`, so that those which a killed node leaves behind can be told.
 
-mod hierarchy;
+pub(super) mod hierarchy;
 
 use std::fs;
 use std::io;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use nex_agent::confine::Layer;
 
+use super::cgroup::hierarchy;
+
 /// Settings of a [`ProcessDriver`](super::ProcessDriver).
 #[derive(Debug, Clone)]
 pub struct ProcessConfig {
@@ -54,7 +56,8 @@ pub enum Confinement {
     AtLeast(Vec<Layer>),
 }
 
-/// What one machine may take of the host.
+/// What one machine may take of the host. By default all there is; a node gives its machines limits in any case, see
+/// [`MachineLimits`](crate::config::MachineLimits).
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ProcessLimits {
     /// Resident memory in bytes. Where the node may make no control group with a memory controller it looks several times
@@ -64,4 +67,17 @@ pub struct ProcessLimits {
     pub pids: Option<u64>,
     /// Processors, in fractions: 0.5 is half of one.
     pub cpus: Option<f64>,
+}
+
+impl ProcessLimits {
+    /// Memory in bytes that this process and its machines may have together: the host's, or less if a control group that
+    /// it is in says so. `None` where the system does not tell.
+    #[must_use]
+    pub fn usable_memory_bytes() -> Option<u64> {
+        let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        let kib: u64 = total.strip_suffix("kB")?.trim().parse().ok()?;
+        let of_groups = hierarchy::memory_limits();
+        std::iter::once(kib << 10).chain(of_groups).min()
+    }
 }

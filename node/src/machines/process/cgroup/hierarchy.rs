@@ -76,6 +76,22 @@ pub(super) fn parents(chosen: Option<&Path>) -> Vec<PathBuf> {
     parents
 }
 
+/// The limits of memory, in bytes, of the groups that this process is in.
+pub(in crate::machines::process) fn memory_limits() -> Vec<u64> {
+    let of_process = OfProcess::read();
+    let hierarchies = [
+        (of_process.own(None), "memory.max"),
+        (of_process.own(Some(Controller::Memory)), "memory.limit_in_bytes"),
+    ];
+    let mut limits = Vec::new();
+    for (own, file) in hierarchies {
+        // What is no number is no limit, and what has no such file is no group.
+        let groups = own.iter().flat_map(|own| own.ancestors());
+        limits.extend(groups.filter_map(|group| fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok()));
+    }
+    limits
+}
+
 /// Has a controller of version 2 work for the groups below a group, if it does not already.
 fn enable(parent: &Path, controller: Controller) -> bool {
     let has = |file: &str| {
