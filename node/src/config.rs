@@ -3,6 +3,7 @@
 //! A file is [parsed](NodeConfig::from_json), then [validated](NodeConfig::validate); unknown keys are errors, missing
 //! ones have the defaults documented on each field. Every error names the key.
 
+mod firecracker;
 mod machine_limits;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use nkeys::{KeyPair, KeyPairType};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::firecracker::{FirecrackerSettings, JailerSettings};
 pub use self::machine_limits::{
     MAX_LIMIT_CPUS, MAX_LIMIT_PIDS, MIN_LIMIT_CPUS, MIN_LIMIT_MIB, MIN_LIMIT_PIDS, MachineLimits, SPARE_PIDS,
 };
@@ -59,6 +61,8 @@ pub struct NodeConfig {
     pub bin_path: Vec<PathBuf>,
     /// Limits of what a machine reads from its drive; for `firecracker`. Default none.
     pub rate_limiters: RateLimiters,
+    /// More for `firecracker`.
+    pub firecracker: FirecrackerSettings,
     /// Folder for what machines need while they run: sockets, mostly. Its name should be short. Default `null`:
     /// `$XDG_RUNTIME_DIR/nex`, else `/run/nex` for root and `nex-UID` in the temporary folder for others; for `firecracker`
     /// `machines` in the resource folder, because it should be on the image's file system.
@@ -199,6 +203,7 @@ impl Default for NodeConfig {
             default_resource_dir: None,
             bin_path: Vec::new(),
             rate_limiters: RateLimiters::default(),
+            firecracker: FirecrackerSettings::default(),
             runtime_dir: None,
             nexus: "nexus".to_owned(),
             tags: BTreeMap::new(),
@@ -352,6 +357,7 @@ impl NodeConfig {
             );
         }
         self.machine_limits.validate()?;
+        self.firecracker.jailer.validate()?;
         if self.workload_types.is_empty() {
             return key(
                 "workload_types",

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::machines::firecracker::{CpuTemplate, HugePages};
 
 #[test]
 fn an_empty_object_is_the_defaults() {
@@ -56,6 +57,29 @@ fn a_deploy_may_ask_for_less_and_for_more_only_where_the_operator_says_so() {
         error.to_string(),
         "`wall_time_ms` is 5001, this node allows at most 5000 milliseconds"
     );
+}
+
+#[test]
+fn firecracker_has_settings_of_its_own() {
+    let jailer = NodeConfig::default().firecracker.jailer;
+    assert_eq!(jailer.range(), 4_000_000..=4_000_999);
+    let json = r#"{"firecracker": {
+        "balloon": {"amount_mib": 64, "deflate_on_oom": true},
+        "huge_pages": "transparent",
+        "cpu_template": "T2S",
+        "jailer": {"first_uid": 70000, "uids": 2, "cgroup": {"parent": "nex", "settings": {"memory.max": "300000000"}}}
+    }}"#;
+    let config = NodeConfig::from_json(json.as_bytes()).unwrap().firecracker;
+    assert_eq!(
+        config
+            .balloon
+            .map(|balloon| (balloon.amount_mib, balloon.deflate_on_oom)),
+        Some((64, true))
+    );
+    assert_eq!(config.huge_pages, HugePages::Transparent);
+    assert_eq!(config.cpu_template, Some(CpuTemplate::T2S));
+    assert_eq!(config.jailer.range(), 70_000..=70_001);
+    assert_eq!(config.jailer.cgroup.unwrap().settings["memory.max"], "300000000");
 }
 
 #[test]
@@ -153,6 +177,16 @@ fn every_mistake_is_named() {
         (
             r#"{"machine_template": {"vcpu_count": 33}}"#,
             "configuration key `machine_template.vcpu_count`: 33 is above 32",
+        ),
+        (
+            r#"{"firecracker": {"baloon": {}}}"#,
+            "configuration key `firecracker.baloon`: unknown field `baloon`, expected one of `balloon`, `huge_pages`, \
+             `cpu_template`, `jailer`",
+        ),
+        (
+            r#"{"firecracker": {"jailer": {"first_uid": 4294967290, "uids": 10}}}"#,
+            "configuration key `firecracker.jailer.uids`: 10 user ids from 4294967290 on are more than there are, up to \
+             4294967294",
         ),
         (
             r#"{"machine_limits": {"memory": 512}}"#,

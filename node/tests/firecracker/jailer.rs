@@ -1,5 +1,6 @@
 //! Jailed machines: what the jailer is told, what a machine can get at, and what is left afterwards.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -163,10 +164,10 @@ async fn its_cgroup_goes_with_it() {
     let mut config = jailed(&lab);
     config.jailer.as_mut().unwrap().cgroup = Some(JailCgroup {
         parent: parent.clone(),
-        settings: vec![
-            ("memory.max".to_owned(), "300000000".to_owned()),
-            ("cpu.max".to_owned(), "50000 100000".to_owned()),
-        ],
+        settings: BTreeMap::from(
+            [("cpu.max", "50000 100000"), ("memory.max", "300000000")]
+                .map(|(file, value)| (file.to_owned(), value.to_owned())),
+        ),
     });
     let Some(driver) = driver(&lab, config).await else {
         return;
@@ -179,9 +180,9 @@ async fn its_cgroup_goes_with_it() {
         "--parent-cgroup",
         &parent,
         "--cgroup",
-        "memory.max=300000000",
-        "--cgroup",
         "cpu.max=50000 100000",
+        "--cgroup",
+        "memory.max=300000000",
     ];
     assert!(
         arguments.windows(expected.len()).any(|window| window == expected),

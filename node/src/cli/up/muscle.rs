@@ -158,8 +158,13 @@ impl Machines {
                     // The jailer is what makes it fit for production, and is nothing without root.
                     jailer: rustix::process::geteuid().is_root().then(|| JailerConfig {
                         jailer_bin: program(&resources, config, "jailer"),
+                        uids: config.firecracker.jailer.range(),
+                        cgroup: config.firecracker.jailer.cgroup.clone(),
                         ..JailerConfig::default()
                     }),
+                    balloon: config.firecracker.balloon,
+                    huge_pages: config.firecracker.huge_pages,
+                    cpu_template: config.firecracker.cpu_template,
                     vcpus: u8::try_from(size.vcpu_count.get()).unwrap_or(u8::MAX),
                     memory_mib: size.memsize_mib.get(),
                     rate_limiters: config.rate_limiters,

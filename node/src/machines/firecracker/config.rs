@@ -1,5 +1,6 @@
 //! Settings of the Firecracker driver, and what of them makes no sense.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -131,7 +132,8 @@ pub struct JailerConfig {
     /// The `jailer` binary, of the same release as Firecracker. Default `jailer`, looked for in `PATH`.
     pub jailer_bin: PathBuf,
     /// User ids for the machines, each one's own while it lives; its group id is the same number. Nothing else on the host
-    /// may use them. As many machines can run at a time. Default 4,000,000 to 4,000,999.
+    /// may use them, except for other nodes: of these, no two use one at the same time. As many machines can run at a time.
+    /// Default 4,000,000 to 4,000,999.
     pub uids: RangeInclusive<u32>,
     /// The control group each machine gets. Default none.
     pub cgroup: Option<JailCgroup>,
@@ -190,12 +192,13 @@ impl JailerConfig {
 }
 
 /// The control group (v2) of a machine.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct JailCgroup {
     /// Its parent, from the root of the hierarchy.
     pub parent: String,
     /// Files and what is written to them, such as `memory.max` and `300000000`. With none, no group is made.
-    pub settings: Vec<(String, String)>,
+    pub settings: BTreeMap<String, String>,
 }
 
 /// Limits of what a machine reads; both keys are those of the original's `rate_limiters`.
@@ -317,7 +320,7 @@ mod tests {
         let group = |parent: &str, file: &str, value: &str| {
             let cgroup = JailCgroup {
                 parent: parent.to_owned(),
-                settings: vec![(file.to_owned(), value.to_owned())],
+                settings: BTreeMap::from([(file.to_owned(), value.to_owned())]),
             };
             error(|c| c.jailer.as_mut().unwrap().cgroup = Some(cgroup))
         };

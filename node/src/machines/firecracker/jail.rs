@@ -5,11 +5,13 @@
 //! so snapshots fit all of them. Files of the image and of templates are links: the page cache has them once. They belong
 //! to root and are read-only, or are the jail's own copies if its user may not read them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::ops::RangeInclusive;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -244,14 +246,26 @@ struct Uids {
 
 #[derive(Debug)]
 struct Lent {
-    lent: HashSet<u32>,
+    /// With what keeps other nodes of this host from lending the same: a socket with its name, which no two can have, and
+    /// which the kernel takes back from a node that is killed.
+    lent: HashMap<u32, UnixListener>,
     next: u32,
+}
+
+/// Makes a user id this node's, unless it is another's already.
+fn claim(uid: u32) -> io::Result<Option<UnixListener>> {
+    let name = SocketAddr::from_abstract_name(format!("nex-machine-uid-{uid}"))?;
+    match UnixListener::bind_addr(&name) {
+        Ok(claimed) => Ok(Some(claimed)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 impl Uids {
     fn new(range: RangeInclusive<u32>) -> Self {
         let state = Mutex::new(Lent {
-            lent: HashSet::new(),
+            lent: HashMap::new(),
             next: *range.start(),
         });
         Self { range, state }
@@ -260,13 +274,22 @@ impl Uids {
     fn lend(&self) -> Result<u32, MachineError> {
         let Lent { lent, next } = &mut *self.state.lock();
         let (first, last) = (*self.range.start(), *self.range.end());
-        let free = (*next..=last).chain(first..*next).find(|uid| !lent.contains(uid));
-        let uid = free.ok_or_else(|| {
-            MachineError::Unsupported(format!("all user ids for machines, {first} to {last}, are in use"))
-        })?;
-        lent.insert(uid);
-        *next = if uid == last { first } else { uid + 1 };
-        Ok(uid)
+        for uid in (*next..=last).chain(first..*next) {
+            if lent.contains_key(&uid) {
+                continue;
+            }
+            let claimed = claim(uid).map_err(|error| {
+                MachineError::Unsupported(format!("the user id {uid} cannot be claimed for a machine: {error}"))
+            })?;
+            if let Some(claimed) = claimed {
+                lent.insert(uid, claimed);
+                *next = if uid == last { first } else { uid + 1 };
+                return Ok(uid);
+            }
+        }
+        Err(MachineError::Unsupported(format!(
+            "all user ids for machines, {first} to {last}, are in use"
+        )))
     }
 
     fn give_back(&self, uid: u32) {
@@ -305,6 +328,15 @@ mod tests {
         assert!(full.to_string().contains("10 to 12"), "{full}");
         uids.give_back(11);
         assert_eq!(uids.lend().unwrap(), 11);
+    }
+
+    #[test]
+    fn no_two_nodes_use_the_same_user() {
+        let (one, other) = (Uids::new(20..=21), Uids::new(20..=21));
+        assert_eq!((one.lend().unwrap(), other.lend().unwrap()), (20, 21));
+        assert!(one.lend().is_err());
+        drop(other);
+        assert_eq!(one.lend().unwrap(), 21);
     }
 
     fn grounds(folder: &Path) -> Arc<Grounds> {
