@@ -180,8 +180,14 @@ impl Tail {
     }
 }
 
+/// What a guest's kernel says last when it ends in good order, which it cannot be kept from.
+const GUEST_ENDS: &str = "reboot: Restarting system";
+
 /// Logs a line with the level it begins with; what has none comes from V8 or the system, at the end of a life.
 fn write_log(agent: &str, text: &str) {
+    if text.ends_with(GUEST_ENDS) {
+        return tracing::debug!(agent, "{text}");
+    }
     let (level, rest) = text.split_once(' ').unwrap_or((text, ""));
     let rest = rest.trim_start();
     match level {

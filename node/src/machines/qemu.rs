@@ -171,7 +171,7 @@ impl QemuDriver {
 
     /// Boots a guest with KVM, as far as its first message. That the device is there and can be opened says little.
     async fn try_kvm(&self) -> Result<(), String> {
-        probe::kvm_can_be_opened()?;
+        probe::kvm_can_be_opened(self.own_user)?;
         let shape = Shape {
             kvm: true,
             ..self.shape.clone()

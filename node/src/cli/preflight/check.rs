@@ -208,7 +208,7 @@ fn qemu(driver: DriverKind, places: &Places<'_>) -> Check {
 fn acceleration(driver: DriverKind) -> Check {
     let check = Check::satisfied(driver, "acceleration", None);
     match open_kvm() {
-        Ok(()) => check.detail("KVM: /dev/kvm can be opened"),
+        Ok(()) => check.detail("KVM: /dev/kvm can be opened; whether it works, a node finds out when it starts"),
         Err(error) => check.detail(format_args!(
             "emulation, which is slower, because KVM cannot be used: {error}"
         )),

@@ -155,15 +155,22 @@ async fn starts(qemu: &Qemu, own_user: bool, sandbox: bool) -> Result<(), String
     }
 }
 
-/// Whether this process may open KVM. That it then works is another question.
+/// Whether machines may open KVM. That it then works is another question.
 ///
 /// # Errors
-/// What the system says.
-pub(super) fn kvm_can_be_opened() -> Result<(), String> {
-    File::options()
-        .read(true)
-        .write(true)
-        .open(KVM)
-        .map(drop)
-        .map_err(|error| format!("{KVM}: {error}"))
+/// What stands in the way.
+pub(super) fn kvm_can_be_opened(own_user: bool) -> Result<(), String> {
+    let device = File::options().read(true).write(true).open(KVM);
+    let device = device.and_then(|device| device.metadata());
+    let device = device.map_err(|error| format!("{KVM}: {error}"))?;
+    let mode = device.mode();
+    let for_all = mode & 0o006 == 0o006;
+    let for_its_group = mode & 0o060 == 0o060 && device.gid() != 0;
+    if own_user && !for_all && !for_its_group {
+        return Err(format!(
+            "only root may open {KVM}, and QEMU runs as a user of its own: `chgrp kvm {KVM} && chmod 660 {KVM}` lets \
+             machines, and no other process of these users, open it"
+        ));
+    }
+    Ok(())
 }
