@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use rustix::process::{Pid, Signal};
 
 use crate::attempts::{ALL, Outcome, Prisoner, attempt, command, is_root};
+use crate::escape_probe::{assert_has_no_network, assert_has_no_rights, status_field};
 
 /// Attempts that need a target of this host.
 struct Targets {
@@ -225,35 +226,15 @@ async fn inside_there_is_nothing_but_what_was_given() {
     assert_eq!(prisoner.show("show_file /proc/self/environ").await, "GIVEN=this\0");
 
     let status = prisoner.show("show_file /proc/self/status").await;
-    let is = |field: &str| {
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        line.unwrap_or_else(|| panic!("no {field}")).trim().to_owned()
-    };
-    assert_eq!(is("Pid"), "2");
-    assert_eq!(is("PPid"), "1");
-    assert_eq!(is("Uid"), "1000\t1000\t1000\t1000");
-    assert_eq!(is("Gid"), "1000\t1000\t1000\t1000");
+    assert_eq!(status_field(&status, "Pid"), "2");
+    assert_eq!(status_field(&status, "PPid"), "1");
     if is_root() {
-        assert_eq!(is("Groups"), "");
+        assert_eq!(status_field(&status, "Groups"), "");
     }
-    assert_eq!(is("NoNewPrivs"), "1");
-    assert_eq!(is("Seccomp"), "2");
-    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        assert_eq!(is(set), "0000000000000000", "{set}");
-    }
-
+    assert_has_no_rights(&status);
     let interfaces = prisoner.show("show_file /proc/self/net/dev").await;
-    let interfaces: Vec<&str> = interfaces
-        .lines()
-        .skip(2)
-        .filter_map(|line| line.split_once(':'))
-        .map(|(name, _)| name.trim())
-        .collect();
-    assert_eq!(interfaces, ["lo"]);
     let routes = prisoner.show("show_file /proc/self/net/route").await;
-    assert_eq!(routes.lines().skip(1).count(), 0, "{routes}");
+    assert_has_no_network(&interfaces, &routes);
 
     let mounts = prisoner.show("show_file /proc/self/mountinfo").await;
     let binary = crate::escape_probe::escape_probe().display().to_string();

@@ -92,6 +92,40 @@ pub(crate) async fn attempt(link: &mut Link, probe: &str) -> Option<Outcome> {
     }
 }
 
+/// What an attacker that is confined sees of itself: no rights, and none that it could get.
+///
+/// # Panics
+/// When its `/proc/self/status` says otherwise.
+pub(crate) fn assert_has_no_rights(status: &str) {
+    for identity in ["Uid", "Gid"] {
+        assert_eq!(status_field(status, identity), "1000\t1000\t1000\t1000", "{identity}");
+    }
+    assert_eq!(status_field(status, "NoNewPrivs"), "1");
+    assert_eq!(status_field(status, "Seccomp"), "2");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(status_field(status, set), "0000000000000000", "{set}");
+    }
+}
+
+/// A line of a `/proc/PID/status`.
+pub(crate) fn status_field(status: &str, field: &str) -> String {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {field}")).trim().to_owned()
+}
+
+/// Nothing but loopback, and no route.
+///
+/// # Panics
+/// When `/proc/self/net/dev` or `/proc/self/net/route` says otherwise.
+pub(crate) fn assert_has_no_network(interfaces: &str, routes: &str) {
+    let names = interfaces.lines().skip(2).filter_map(|line| line.split_once(':'));
+    let names: Vec<&str> = names.map(|(name, _)| name.trim()).collect();
+    assert_eq!(names, ["lo"]);
+    assert_eq!(routes.lines().skip(1).count(), 0, "{routes}");
+}
+
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), future)
         .await

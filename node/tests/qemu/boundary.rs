@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use nex_node::machines::QemuConfig;
 
-use crate::escape_probe::Outcome;
+use crate::escape_probe::{Outcome, assert_has_no_network, assert_has_no_rights, status_field};
 use crate::lab::{Inmate, Lab};
 
 /// All of these succeed in a process that nothing confines, see `agent/tests/confine/escape.rs`.
@@ -79,25 +79,11 @@ async fn a_machine_has_nothing_but_what_it_was_given() {
     assert_eq!(inmate.show("show_file /proc/self/environ").await, "GIVEN=this\0");
 
     let interfaces = inmate.show("show_file /proc/self/net/dev").await;
-    let names = interfaces.lines().skip(2).filter_map(|line| line.split_once(':'));
-    assert_eq!(names.map(|(name, _)| name.trim()).collect::<Vec<_>>(), ["lo"]);
     let routes = inmate.show("show_file /proc/self/net/route").await;
-    assert_eq!(routes.lines().skip(1).count(), 0, "{routes}");
-
+    assert_has_no_network(&interfaces, &routes);
     let status = inmate.show("show_file /proc/self/status").await;
-    let is = |field: &str| {
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        line.unwrap_or_else(|| panic!("no {field}")).trim().to_owned()
-    };
-    assert_eq!(is("Uid"), "1000\t1000\t1000\t1000");
-    assert_eq!(is("Gid"), "1000\t1000\t1000\t1000");
-    assert_eq!(is("Groups"), "");
-    assert_eq!((is("NoNewPrivs"), is("Seccomp")), ("1".to_owned(), "2".to_owned()));
-    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        assert_eq!(is(set), "0000000000000000", "{set}");
-    }
+    assert_has_no_rights(&status);
+    assert_eq!(status_field(&status, "Groups"), "");
 
     let mounts = inmate.show("show_file /proc/self/mounts").await;
     let root = mounts.lines().rfind(|mount| mount.split(' ').nth(1) == Some("/"));

@@ -11,13 +11,15 @@ use elf::endian::AnyEndian;
 use super::ImageError;
 use super::compression::decompress;
 
-/// What a guest needs of its kernel, if it is not built in. `virtio_rng` may be missing: hosts seed their guests.
-const WANTED: [(&str, bool); 6] = [
+/// What a guest needs of its kernel, if it is not built in, and whether it can do without. `virtio_rng` may be missing: hosts
+/// seed their guests; `virtio_balloon` where no balloon is configured.
+const WANTED: [(&str, bool); 7] = [
     ("virtio_mmio", true),
     ("virtio_blk", true),
     ("virtio_console", true),
     ("vmw_vsock_virtio_transport", true),
     ("virtio_rng", false),
+    ("virtio_balloon", false),
     ("squashfs", true),
 ];
 
