@@ -51,12 +51,7 @@ impl Pool {
 
     /// Replaces an agent without disturbing its functions: they move to another one and serve where they are meanwhile,
     /// all but the offender. The calls in flight are answered before the process is killed.
-    pub(in crate::agents) fn condemn(
-        self: &Arc<Self>,
-        agent: &Arc<Agent>,
-        offender: Option<Offender>,
-        message: &str,
-    ) {
+    pub(in crate::agents) fn condemn(self: &Arc<Self>, agent: &Arc<Agent>, offender: Option<Offender>, message: &str) {
         let slots = agent.condemn(message.to_owned(), self.config.start_timeout);
         if let Some(slots) = slots {
             let leaving = Arc::new(Leaving::from_agent(self));
