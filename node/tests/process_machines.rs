@@ -21,6 +21,8 @@ mod escape_probe;
 #[path = "process_machines/full_disk.rs"]
 mod full_disk;
 
+#[path = "process_machines/killed_node.rs"]
+mod killed_node;
 #[path = "process_machines/lab.rs"]
 mod lab;
 #[path = "process_machines/limits.rs"]
