@@ -175,6 +175,25 @@ async fn a_template_that_was_cut_off_is_thrown_away() {
     within(machine.wait()).await;
 }
 
+#[tokio::test]
+async fn half_a_template_of_a_node_that_was_killed_is_removed() {
+    let templates = tempfile::tempdir().unwrap();
+    let mut ended = std::process::Command::new("true").spawn().unwrap();
+    ended.wait().unwrap();
+    let left = templates.path().join(format!(".partial-{}-x", ended.id()));
+    let in_work = templates.path().join(format!(".partial-{}-x", std::process::id()));
+    for folder in [&left, &in_work] {
+        std::fs::create_dir(folder).unwrap();
+        std::fs::write(folder.join("memory"), "half").unwrap();
+    }
+    let driver = ProcessDriver::new(ProcessConfig::new(escape_probe())).await.unwrap();
+    let source = MachineSource::new(Arc::new(Copying(driver)), Some(templates.path().to_owned()));
+    let machine = within(source.start("a")).await.unwrap();
+    assert!(!left.exists() && in_work.exists());
+    machine.kill();
+    within(machine.wait()).await;
+}
+
 #[test]
 fn a_runtime_folder_that_cannot_be_made_is_named_and_leaves_nothing() {
     if !is_root() {
@@ -193,7 +212,7 @@ fn a_runtime_folder_that_cannot_be_made_is_named_and_leaves_nothing() {
         } else {
             refuses(disk.path(), "No space left on device");
         }
-        assert_eq!(names_in(disk.path()), [PathBuf::new(); 0]);
+        assert_eq!(names_in(disk.path()), Vec::<PathBuf>::new());
     }
 }
 

@@ -74,7 +74,7 @@ impl Trial {
             starts.push(began.elapsed());
             // It has swept up after the others.
             for pid in &dead {
-                assert_eq!(control_groups_of(*pid), [PathBuf::new(); 0]);
+                assert_eq!(control_groups_of(*pid), Vec::<PathBuf>::new());
             }
             let own = format!("node-{}-", node.pid());
             for name in names_in(&runtime_dirs) {
@@ -90,10 +90,10 @@ impl Trial {
                     [""; 0],
                     "a node that ends leaves nothing to sweep up"
                 );
-                assert_eq!(control_groups_of(pid), [PathBuf::new(); 0]);
+                assert_eq!(control_groups_of(pid), Vec::<PathBuf>::new());
                 break;
             }
-            if kill % self.busy_every == 0 {
+            if kill.is_multiple_of(self.busy_every) {
                 self.hold_calls(&cluster, &source).await;
             }
             let household = Household::of(&node, &runtime_dirs);

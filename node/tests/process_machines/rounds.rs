@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nex_agent::link::{AgentToNode, LinkReader};
@@ -34,7 +35,7 @@ struct Belongings {
 }
 
 impl Belongings {
-    fn now(files: &std::path::Path) -> Self {
+    fn now(files: &Path) -> Self {
         let tasks = fs::read_dir("/proc/self/task").unwrap();
         let children = tasks
             .flatten()
@@ -104,7 +105,7 @@ async fn round(driver: &ProcessDriver, number: usize) -> (Pid, Duration) {
     if !connected {
         drop((reader, stream.writer));
     }
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         machine.kill();
         let status = within(machine.wait()).await;
         let ended_before = !connected && status.code() == Some(0);
@@ -120,6 +121,6 @@ async fn round(driver: &ProcessDriver, number: usize) -> (Pid, Duration) {
         assert!(expected, "{status}, connected: {connected}");
     }
     assert!(test_kill_process(pid).is_err(), "the machine is gone when that is said");
-    assert_eq!(control_groups_of(std::process::id()), [std::path::PathBuf::new(); 0]);
+    assert_eq!(control_groups_of(std::process::id()), Vec::<PathBuf>::new());
     (pid, began.elapsed())
 }
