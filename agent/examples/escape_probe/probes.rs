@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_long};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::ptr;
 use std::sync::RwLock;
@@ -49,6 +49,8 @@ pub(crate) fn attempt(probe: &str, target: &str) -> Outcome {
         "show_descriptors" => descriptors(),
         "threads" => threads(number(target)?),
         "allocate" => allocate(number(target)?),
+        "fill_disk" => fill_disk(number(target)?),
+        "hang" => hang(),
         _ => Err(io::Error::other(format!("there is no attempt {probe}"))),
     }
 }
@@ -124,13 +126,15 @@ fn list_processes() -> Outcome {
     }
 }
 
+/// Where somebody might be allowed to write.
+const FOLDERS: [&str; 10] = [
+    "/", "/tmp", "/var/tmp", "/dev/shm", "/dev", "/run", "/proc", "/etc", "/root", ".",
+];
+
 fn write_anywhere() -> Outcome {
     let name = format!("escape-probe-{}", std::process::id());
-    let folders = [
-        "/", "/tmp", "/var/tmp", "/dev/shm", "/dev", "/run", "/proc", "/etc", "/root", ".",
-    ];
     let mut error = io::Error::other("no folder");
-    for folder in folders {
+    for folder in FOLDERS {
         let path = format!("{folder}/{name}");
         match File::create_new(&path) {
             Ok(_) => {
@@ -304,4 +308,42 @@ fn allocate(bytes: c_long) -> Outcome {
     let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
     let kept = Vec::leak(vec![1_u8; bytes]);
     Ok(format!("{} bytes", kept.len()))
+}
+
+/// Writes so many bytes into a new file wherever that is possible, into memory that looks like a file, and into its own
+/// program; tells where it could. What it made is removed.
+fn fill_disk(bytes: c_long) -> Outcome {
+    let content = vec![1_u8; usize::try_from(bytes).map_err(io::Error::other)?];
+    let mut filled = Vec::new();
+    let mut error = io::Error::other("no folder");
+    let mut note = |place: &str, written: io::Result<()>| match written {
+        Ok(()) => filled.push(place.to_owned()),
+        Err(refused) => error = refused,
+    };
+    for folder in FOLDERS {
+        let path = format!("{folder}/escape-probe-fill-{}", std::process::id());
+        let written = File::create_new(&path).and_then(|mut file| {
+            let written = file.write_all(&content);
+            fs::remove_file(&path)?;
+            written
+        });
+        note(folder, written);
+    }
+    let append = |path: &str| fs::OpenOptions::new().append(true).open(path)?.write_all(&content);
+    note("its program", append("/proc/self/exe"));
+    let memory = call(libc::SYS_memfd_create, &[c"x".as_ptr() as c_long, 0]);
+    let memory = memory.and_then(|descriptor| append(&format!("/proc/self/fd/{descriptor}")));
+    note("memory", memory);
+    if filled.is_empty() {
+        Err(error)
+    } else {
+        Ok(filled.join(" "))
+    }
+}
+
+/// Never answers.
+fn hang() -> Outcome {
+    loop {
+        std::thread::park();
+    }
 }

@@ -17,6 +17,9 @@ use super::{DriverKind, Machine, MachineDriver, MachineError, Templating};
 /// Templates kept beside the one in use, for nodes with other settings.
 const KEPT_TEMPLATES: usize = 3;
 
+/// What names of unfinished templates begin with; the process that makes it comes next.
+const PARTIAL: &str = ".partial-";
+
 /// Starts machines.
 #[derive(Debug)]
 pub struct MachineSource {
@@ -109,9 +112,10 @@ impl MachineSource {
             move |source| MachineError::File { path, source }
         };
         create_private(folder).map_err(file(folder))?;
+        sweep(folder);
         // Another node may be making the same one; whoever is second throws its own away.
         let partial = tempfile::Builder::new()
-            .prefix(".partial-")
+            .prefix(&format!("{PARTIAL}{}-", std::process::id()))
             .tempdir_in(folder)
             .map_err(file(folder))?;
         let machine = self.driver.boot(&format!("{id}-template")).await?;
@@ -161,6 +165,20 @@ fn prune(folder: &Path, in_use: &Path) {
     others.sort_unstable_by(|a, b| b.cmp(a));
     for (_, path) in others.split_off(others.len().min(KEPT_TEMPLATES)) {
         discard(&path);
+    }
+}
+
+/// Removes what was half made by nodes that are gone. It is large, and its name might be left for ever.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let maker = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PARTIAL)?.split_once('-'));
+        let is_alive = |pid: u32| Path::new("/proc").join(pid.to_string()).exists();
+        if maker.is_some_and(|(pid, _)| pid.parse().is_ok_and(|pid| !is_alive(pid))) {
+            discard(&entry.path());
+        }
     }
 }
 

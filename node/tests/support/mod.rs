@@ -185,6 +185,17 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Ends it without asking (`kill -9`), and waits until it is gone.
+    pub(crate) async fn kill(&mut self) {
+        self.child.start_kill().unwrap();
+        let ended = timeout(PATIENCE, self.child.wait()).await;
+        ended
+            .unwrap_or_else(|_| panic!("node {} does not die", self.name))
+            .unwrap();
+    }
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         _ = self.child.start_kill();

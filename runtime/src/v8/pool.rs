@@ -124,6 +124,11 @@ impl Pool {
         };
         let blank = match blank {
             Ok(blank) => blank,
+            // Which may pass when others end.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let message = format!("this machine may start no more threads ({error})");
+                return Err((assignment, LoadError::Overloaded(message)));
+            }
             Err(error) => return Err((assignment, LoadError::Engine(error.to_string()))),
         };
         let sent = blank.send(assignment).map_err(|assignment| {

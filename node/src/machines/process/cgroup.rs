@@ -166,11 +166,21 @@ impl Cgroups {
 impl Drop for Cgroups {
     fn drop(&mut self) {
         for folder in &self.folders {
+            if ran_out_of_memory(folder) {
+                tracing::warn!(group = %folder.display(), "a machine took more memory than it may, and was killed");
+            }
             if let Err(error) = remove(folder) {
                 tracing::warn!(group = %folder.display(), %error, "a control group stays behind");
             }
         }
     }
+}
+
+/// Whether the kernel has killed something in a group for want of memory.
+fn ran_out_of_memory(folder: &Path) -> bool {
+    let events = fs::read_to_string(folder.join("memory.events")).unwrap_or_default();
+    let kills = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    kills.is_some_and(|kills| kills != "0")
 }
 
 /// Kills all processes in a group and removes it.
@@ -231,7 +241,18 @@ fn node_of(name: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::node_of;
+    use super::{node_of, ran_out_of_memory};
+
+    #[test]
+    fn a_kill_for_want_of_memory_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!ran_out_of_memory(folder.path()), "nothing limits memory");
+        for (kills, expected) in [(0, false), (1, true)] {
+            let events = format!("low 0\nhigh 0\nmax 7\noom 1\noom_kill {kills}\noom_group_kill 0\n");
+            std::fs::write(folder.path().join("memory.events"), events).unwrap();
+            assert_eq!(ran_out_of_memory(folder.path()), expected);
+        }
+    }
 
     #[test]
     fn only_groups_of_nodes_are_taken_for_such() {
