@@ -68,7 +68,15 @@ async fn first_replies(nodes: &[TestNode], count: usize) -> Result<String> {
             }
         }
     }
-    let mut table = Table::new(&["", "accepted: p50 ms", "first reply: p50 ms", "p95 ms", "max ms"]);
+    let base = measured.first().map_or(f64::NAN, |(_, replied)| replied.median());
+    let mut table = Table::new(&[
+        "",
+        "accepted: p50 ms",
+        "first reply: p50 ms",
+        "p95 ms",
+        "max ms",
+        "of in_process",
+    ]);
     for (node, (accepted, replied)) in nodes.iter().zip(&measured) {
         table.row(&[
             node.kind.to_string(),
@@ -76,6 +84,7 @@ async fn first_replies(nodes: &[TestNode], count: usize) -> Result<String> {
             millis(replied.median()),
             millis(replied.quantile(0.95)),
             millis(replied.max()),
+            format!("{:.2}", replied.median() / base),
         ]);
     }
     let about = format!(

@@ -156,7 +156,7 @@ async fn measure_machines(
 ) -> Result<Report, Failure> {
     let mut environment = Machine::describe("nex");
     let limit = Some(config.default_limits().hibernate_after);
-    let benchmarks = measure_agents(context, plan, stage, "their agent's link", limit, false).await?;
+    let benchmarks = measure_agents(context, plan, stage, "the agents' links", limit, false).await?;
     environment.finish();
     Ok(Report {
         settings: settings(context, plan, None),
