@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -55,6 +56,22 @@ impl Process {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["native-echo", "--url", url, "--subject", subject]);
         Self::start(command, log).await
+    }
+
+    /// What it has said of itself when it was ready.
+    pub(crate) fn ready(&self) -> &str {
+        &self.ready
+    }
+
+    /// Asks it to end in good order, and waits until it has.
+    pub(crate) async fn end(mut self) -> Result<()> {
+        let pid = i32::try_from(self.id()?).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("no process ID")?, Signal::TERM)?;
+        let status = timeout(PATIENCE, self.child.wait())
+            .await
+            .context("it does not end")??;
+        ensure!(status.success(), "it ended with {status}");
+        Ok(())
     }
 
     /// Its process ID.

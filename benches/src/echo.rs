@@ -24,10 +24,22 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
 
 /// One of those compared; the first is what the others are measured against.
-struct Contender<'a> {
-    label: &'static str,
+pub(crate) struct Contender<'a> {
+    label: String,
     generator: Generator<NatsTarget>,
     process: &'a Process,
+}
+
+impl<'a> Contender<'a> {
+    /// The process that answers on this subject, asked over a connection of its own.
+    pub(crate) async fn new(url: &str, label: &str, subject: &str, process: &'a Process) -> Result<Self> {
+        let target = NatsTarget::new(async_nats::connect(url).await?, [subject]).await?;
+        Ok(Self {
+            label: label.to_owned(),
+            generator: Generator::new(target, Payload::echo(0), PATIENCE),
+            process,
+        })
+    }
 }
 
 /// What the repeats of one measurement gave for one contender.
@@ -76,12 +88,7 @@ pub(crate) async fn run(options: &Options, rate: u32) -> Result<String> {
         ("node and agent, classic form", "bench.agent.classic", agents.process()),
         ("node and agent, module form", "bench.agent.module", agents.process()),
     ] {
-        let target = NatsTarget::new(async_nats::connect(&url).await?, [subject]).await?;
-        contenders.push(Contender {
-            label,
-            generator: Generator::new(target, Payload::echo(0), PATIENCE),
-            process,
-        });
+        contenders.push(Contender::new(&url, label, subject, process).await?);
     }
 
     let mut machine = report::machine();
@@ -108,7 +115,7 @@ pub(crate) async fn run(options: &Options, rate: u32) -> Result<String> {
 }
 
 /// Throughput and round-trip time with a window of requests in flight.
-async fn closed_loop(
+pub(crate) async fn closed_loop(
     options: &Options,
     contenders: &mut [Contender<'_>],
     window: usize,
@@ -124,7 +131,8 @@ async fn closed_loop(
                 options.repeats,
                 contender.label
             );
-            let failed = || format!("{} with {size} B, window {window}", contender.label);
+            let label = &contender.label;
+            let failed = || format!("{label} with {size} B, window {window}");
             // A tenth of the time, unmeasured, so that nobody pays for whatever the previous one left behind.
             contender.generator.set_payload(Payload::echo(size));
             let warm_up = contender.generator.closed_loop(0, window, duration / 10).await;
@@ -163,7 +171,7 @@ async fn closed_loop(
             .map(|(own, native)| own / native)
             .collect();
         let mut row = vec![
-            contender.label.to_owned(),
+            contender.label.clone(),
             thousands(median(&measured.per_second)),
             format!("{} – {}", thousands(low), thousands(high)),
             format!("{:.2}", median(&ratios)),
@@ -194,7 +202,8 @@ async fn paced(options: &Options, contenders: &mut [Contender<'_>], rate: u32, s
                 options.repeats,
                 contender.label
             );
-            let failed = || format!("{} with {size} B, {rate}/s", contender.label);
+            let label = &contender.label;
+            let failed = || format!("{label} with {size} B, {rate}/s");
             contender.generator.set_payload(Payload::echo(size));
             let result = contender.generator.open_loop(0, rate.into(), duration).await;
             let tally = result.with_context(failed)?.tally;
@@ -213,7 +222,7 @@ async fn paced(options: &Options, contenders: &mut [Contender<'_>], rate: u32, s
     ]);
     let native = measured.first().cloned().unwrap_or_default();
     for (contender, latencies) in contenders.iter().zip(&measured) {
-        let mut row = vec![contender.label.to_owned(), latencies.len().to_string()];
+        let mut row = vec![contender.label.clone(), latencies.len().to_string()];
         row.extend(latency_cells(latencies, &native));
         table.row(&row);
     }

@@ -1,5 +1,5 @@
-//! Measures nex on this machine, beside what it is compared with, in one run: `echo` over NATS, `runtime` in process, and
-//! `rivals`, which are what somebody might use instead.
+//! Measures nex on this machine, beside what it is compared with, in one run: `echo` over NATS, `runtime` in process,
+//! `machines` of each driver, and `rivals`, which are what somebody might use instead.
 //! Run it in release mode on an idle machine; `--quick` only proves that it works.
 #![allow(
     clippy::print_stdout,
@@ -9,6 +9,7 @@
 
 mod contender;
 mod echo;
+mod machines;
 mod memory;
 mod native;
 mod report;
@@ -54,6 +55,11 @@ enum Command {
         #[arg(long)]
         merge_memory: bool,
     },
+    /// What machines cost, by driver: starts, memory, calls, replacement, and whether anything is left of them
+    Machines(machines::Args),
+    /// A node over machines of one driver, which `machines` starts as a process of its own
+    #[command(hide = true)]
+    MachineNode(machines::node::Args),
     /// Beside Node.js, workerd and Deno: an echo, and cold starts
     Rivals(rivals::Args),
     /// The bridge from NATS to HTTP, which `rivals` starts as a process of its own
@@ -114,6 +120,8 @@ async fn run(command: Command) -> Result<()> {
             let options = options.resolved();
             publish(&options, &memory::run(&options, merge_memory).await?)
         }
+        Command::Machines(args) => machines::run(args).await,
+        Command::MachineNode(args) => machines::node::run(args).await,
         Command::Rivals(args) => rivals::run(args).await,
         Command::Bridge(args) => rivals::bridge::run(args).await,
         Command::NativeEcho(args) => native::run(args).await,

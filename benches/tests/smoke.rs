@@ -29,3 +29,23 @@ fn runtime() {
     let report = quick(&["runtime"]);
     assert!(report.contains("start of a function"), "{report}");
 }
+
+#[test]
+fn machines() {
+    let report = quick(&["machines", "--drivers", "process"]);
+    for part in [
+        "| without namespaces |",
+        "### Memory of a machine on the host",
+        "### Deploy to first reply",
+        "### Calls, 128 B, 64 in flight",
+        "| process, hang (SIGSTOP) | 1 |",
+    ] {
+        assert!(report.contains(part), "{part}: {report}");
+    }
+    // The last columns say what is left of five machines.
+    let churn = report
+        .lines()
+        .rfind(|line| line.starts_with("| process | 5 |"))
+        .unwrap();
+    assert!(churn.ends_with("| 0 | 0 | 0 | 0 |"), "{churn}");
+}

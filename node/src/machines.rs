@@ -215,6 +215,8 @@ pub struct StartReport {
     pub restored: bool,
     /// Until its agent waited for the link.
     pub elapsed: Duration,
+    /// Of a virtual machine that was booted: until its kernel was up and ran `nex-init`, which is before the agent starts.
+    pub up: Option<Duration>,
 }
 
 /// What goes wrong with machines.

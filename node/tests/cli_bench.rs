@@ -99,6 +99,21 @@ fn latencies(variant: &Value, calls: u64) {
     assert_eq!(variant["figures"]["latency_p99_9_us"], Value::Null);
 }
 
+/// There were machines, of which it is told how they started and what they take.
+#[track_caller]
+fn machines(report: &Value) {
+    let machines = &report["machines"];
+    let number = |key: &str| {
+        machines[key]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no {key} in {machines}"))
+    };
+    assert!(number("count") > 0);
+    assert_eq!(number("booted") + number("restored"), number("count"), "{machines}");
+    assert!(0 < number("start_p50_us") && number("start_p50_us") <= number("start_max_us"));
+    assert!(number("machine_host_bytes") > 1 << 20, "{machines}");
+}
+
 #[tokio::test]
 async fn all_in_process_as_json_and_as_a_page() {
     let folder = tempfile::tempdir().unwrap();
@@ -146,6 +161,8 @@ async fn all_in_process_as_json_and_as_a_page() {
     }
     let settings = &report["settings"];
     assert_eq!(settings["target"], "in_process");
+    assert_eq!(settings["driver"], "in_process");
+    assert_eq!(report["machines"], Value::Null);
     assert_eq!(settings["repeats"], 2);
     assert_eq!(settings["payload_bytes"], 1000);
 
@@ -228,6 +245,55 @@ print(len(charts))
 }
 
 #[tokio::test]
+async fn machines_of_its_own_are_measured_without_a_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("machines.html");
+    let mut command = nex(&["bench", "all", "--driver", "process", "--json", "--functions", "4"]);
+    command
+        .args(["--sizes", "1", "--rate", "200", "--seconds", "0.1", "--window", "4"])
+        .args(TINY)
+        .arg("--html")
+        .arg(&page);
+    let report = report(&run(command).await);
+    let settings = &report["settings"];
+    assert_eq!(
+        (&settings["target"], &settings["driver"]),
+        (&json!("machines"), &json!("process"))
+    );
+    machines(&report);
+    latencies(&variants(&report, "cold")[0], 8);
+    latencies(&variants(&report, "warm")[0], 40);
+    assert!(figure(&variants(&report, "throughput")[0], "calls_per_second", 2) > 0.0);
+    for (variant, calls) in variants(&report, "density").iter().zip([8, 32]) {
+        assert_eq!(variant["calls"], calls);
+        assert!(!variant["notes"].to_string().contains("not measurable"), "{variant}");
+    }
+    let deploy = &variants(&report, "deploy")[0];
+    assert!(figure(deploy, "accepted_p50_us", 2) < figure(deploy, "first_reply_p50_us", 2));
+    well_formed(&page).await;
+    let text = std::fs::read_to_string(&page).unwrap();
+    assert!(text.contains("<th scope=\"row\">Driver</th><td>process</td>"), "{text}");
+    assert!(text.contains("<th scope=\"row\">Machines</th>"), "{text}");
+}
+
+#[tokio::test]
+async fn virtual_machines_are_measured_as_well() {
+    let mut command = nex(&[
+        "bench",
+        "deploy",
+        "--driver",
+        "qemu",
+        "--functions",
+        "2",
+        "--repeats",
+        "1",
+    ]);
+    command.args(["--reply-timeout", "60s"]);
+    let words = ["Driver: qemu", "first reply p50", "MiB of the host's memory each"];
+    ends(&run(command).await, 0, &words);
+}
+
+#[tokio::test]
 async fn people_get_a_table() {
     let mut command = nex(&["bench", "throughput", "--in-process", "--seconds", "0.05"]);
     command.args(TINY);
@@ -294,7 +360,7 @@ async fn what_is_wrong_is_said_before_anything_is_measured() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (nowhere, missing) = (path("no/such/page.html"), path("missing.js"));
-    let cases: [(&[&str], i32, &str); 12] = [
+    let cases: [(&[&str], i32, &str); 16] = [
         (
             &["warm", "--in-process", "--rate", "0"],
             2,
@@ -323,6 +389,14 @@ async fn what_is_wrong_is_said_before_anything_is_measured() {
         ),
         (&["warm", "--in-process", "--expect", "x"], 2, "--function"),
         (&["warm", "--in-process", "--node", "N"], 2, "cannot be used with"),
+        (&["warm", "--in-process", "--driver", "qemu"], 2, "cannot be used with"),
+        (&["warm", "--driver", "qemu", "--node", "N"], 2, "cannot be used with"),
+        (&["warm", "--driver", "docker"], 2, "process, in_process"),
+        (
+            &["warm", "--driver", "qemu", "--resource-dir", &nowhere],
+            2,
+            "nex preflight --driver qemu",
+        ),
     ];
     for (arguments, status, words) in cases {
         let mut command = nex(&["bench"]);
@@ -405,6 +479,8 @@ async fn all_on_a_node_which_is_left_as_it_was() {
     let report = report(&run(command).await);
     assert_eq!(report["settings"]["target"], "node");
     assert_eq!(report["settings"]["node_id"], scene.node.id);
+    assert_eq!(report["settings"]["driver"], "process");
+    machines(&report);
     assert!(
         report["environment"]["nats_server_version"]
             .as_str()

@@ -73,12 +73,6 @@ fn parse_pss(rollup: &str) -> Option<u64> {
     kilobytes(rollup, "Pss:").map(|kilobytes| kilobytes * 1024)
 }
 
-/// Whether a process of this number exists and is a node or an agent.
-#[must_use]
-pub fn is_nex(process: u32) -> bool {
-    fs::read_to_string(format!("/proc/{process}/comm")).is_ok_and(|name| matches!(name.trim(), "nex" | "nex-agent"))
-}
-
 /// Memory of this machine, in kB.
 #[must_use]
 pub fn memory_kilobytes() -> Option<u64> {
@@ -134,6 +128,5 @@ mod tests {
         assert_eq!(parse_pss(rollup), Some(700 * 1024));
         assert_eq!(parse_pss(""), None);
         assert!(pss_bytes(std::process::id()).is_none_or(|bytes| bytes > 100_000));
-        assert!(!is_nex(std::process::id()), "a test is neither node nor agent");
     }
 }

@@ -1,4 +1,5 @@
-//! `nex bench`: measures a running node, or the engine in this process, and says how sure the figures are.
+//! `nex bench`: measures a running node, machines of its own, or the engine in this process, and says how sure the figures
+//! are.
 //!
 //! What is measured how is defined in `BENCH.md` of this crate; the measuring itself is in [`crate::bench`].
 
@@ -8,6 +9,7 @@ mod context;
 mod density;
 mod deploy;
 mod in_process;
+mod machines;
 mod on_node;
 mod page;
 mod progress;
@@ -20,24 +22,29 @@ use std::fs::Permissions;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use nex_runtime::v8::V8Config;
 use tempfile::NamedTempFile;
 
 pub(super) use self::args::Command;
-use self::args::{Common, Plan};
+use self::args::{Common, Place, Plan};
 use self::context::Context;
 use self::in_process::InProcess;
 use self::on_node::OnNode;
 use self::progress::Progress;
 use self::report::{Benchmark, Report, Settings};
+use self::stage::Stage;
 use super::args::{Global, read_file};
 use super::failure::Failure;
 use super::up::Signals;
+use super::up::muscle::Muscle;
 use super::{invoke, output, source};
 use crate::bench::{Expected, Machine, Payload, Requests};
+use crate::config::NodeConfig;
 use crate::limits::LimitSet;
+use crate::machines::DriverKind;
 
 /// Runs the command.
 pub(super) async fn run(global: &Global, command: Command) -> Result<(), Failure> {
@@ -62,13 +69,13 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<(), Failure
     };
     context.progress = Progress::new(plan.steps(&context));
 
-    let report = if plan.common.in_process {
-        tokio::select! {
+    let report = match plan.common.place() {
+        Place::Node => on_node(global, &context, &plan, &mut signals).await,
+        Place::Engine => tokio::select! {
             report = in_process(&context, &plan) => report,
             signal = signals.next() => Err(ended(signal)),
-        }
-    } else {
-        on_node(global, &context, &plan, &mut signals).await
+        },
+        Place::Machines(driver) => in_machines(global, &context, &plan, driver, &mut signals).await,
     };
     context.progress.finish();
     let report = report?;
@@ -109,6 +116,51 @@ async fn in_process(context: &Context, plan: &Plan) -> Result<Report, Failure> {
     environment.finish();
     Ok(Report {
         settings: settings(context, plan, None),
+        machines: None,
+        environment,
+        benchmarks,
+    })
+}
+
+/// Measures machines that are started as those of a node, and ends them.
+async fn in_machines(
+    global: &Global,
+    context: &Context,
+    plan: &Plan,
+    driver: DriverKind,
+    signals: &mut Signals,
+) -> Result<Report, Failure> {
+    let config = NodeConfig {
+        machine_driver: driver,
+        ..NodeConfig::default()
+    };
+    let muscle = tokio::select! {
+        muscle = Muscle::start(global, &config, &plan.common.resource_dir) => muscle?,
+        signal = signals.next() => return Err(ended(signal)),
+    };
+    let stage = InProcess::over(muscle.engine(), &context.namespace);
+    let report = tokio::select! {
+        report = measure_machines(context, plan, &stage, &config) => report,
+        signal = signals.next() => Err(ended(signal)),
+    };
+    drop(stage);
+    muscle.shutdown().await;
+    report
+}
+
+async fn measure_machines(
+    context: &Context,
+    plan: &Plan,
+    stage: &InProcess,
+    config: &NodeConfig,
+) -> Result<Report, Failure> {
+    let mut environment = Machine::describe("nex");
+    let limit = Some(config.default_limits().hibernate_after);
+    let benchmarks = measure_agents(context, plan, stage, "the agents' links", limit, false).await?;
+    environment.finish();
+    Ok(Report {
+        settings: settings(context, plan, None),
+        machines: Some(stage.machines()),
         environment,
         benchmarks,
     })
@@ -152,9 +204,29 @@ async fn measure_node(context: &Context, plan: &Plan, stage: &OnNode) -> Result<
     }
     let mut environment = Machine::describe("nex");
     environment.nats_server_version = Some(stage.server_version());
-    let mut benchmarks: Vec<Benchmark> = Vec::new();
+    let benchmarks = measure_agents(context, plan, stage, "NATS", stage.hibernate_after(), true).await?;
+    let machines = stage.machines().await?;
+    environment.finish();
+    Ok(Report {
+        settings: settings(context, plan, Some(stage)),
+        machines: Some(machines),
+        environment,
+        benchmarks,
+    })
+}
+
+/// Measures functions in agents, called over this, that hibernate after `limit` unless told otherwise.
+async fn measure_agents(
+    context: &Context,
+    plan: &Plan,
+    stage: &impl Stage,
+    over: &str,
+    limit: Option<Duration>,
+    uploads: bool,
+) -> Result<Vec<Benchmark>, Failure> {
+    let mut benchmarks = Vec::new();
     if let Some(cold) = &plan.cold {
-        benchmarks.push(cold.on_node(context, stage).await?);
+        benchmarks.push(cold.in_agents(context, stage, over).await?);
     }
     if let Some(warm) = &plan.warm {
         benchmarks.push(warm.run(context, stage).await?);
@@ -163,17 +235,12 @@ async fn measure_node(context: &Context, plan: &Plan, stage: &OnNode) -> Result<
         benchmarks.push(throughput.run(context, stage).await?);
     }
     if let Some(density) = &plan.density {
-        benchmarks.push(density.on_node(context, stage).await?);
+        benchmarks.push(density.in_agents(context, stage, limit).await?);
     }
     if let Some(deploy) = &plan.deploy {
-        benchmarks.push(deploy.run(context, stage, true).await?);
+        benchmarks.push(deploy.run(context, stage, uploads).await?);
     }
-    environment.finish();
-    Ok(Report {
-        settings: settings(context, plan, Some(stage)),
-        environment,
-        benchmarks,
-    })
+    Ok(benchmarks)
 }
 
 fn settings(context: &Context, plan: &Plan, stage: Option<&OnNode>) -> Settings {
@@ -187,8 +254,14 @@ fn settings(context: &Context, plan: &Plan, stage: Option<&OnNode>) -> Settings 
         Some(path) => format!("{}; {checked}", path.display()),
         None => format!("built-in echo; {checked}"),
     };
+    let (target, driver) = match (common.place(), stage) {
+        (Place::Node, stage) => ("node", stage.and_then(OnNode::driver)),
+        (Place::Engine, _) => ("in_process", Some(DriverKind::InProcess.as_str())),
+        (Place::Machines(driver), _) => ("machines", Some(driver.as_str())),
+    };
     Settings {
-        target: if stage.is_some() { "node" } else { "in_process" },
+        target,
+        driver: driver.map(str::to_owned),
         node_id: stage.map(|stage| stage.node().node_id.clone()),
         node_version: stage.map(|stage| stage.node().version.clone()),
         function,

@@ -3,7 +3,7 @@
 //! The first signal lets calls in flight end; a second one ends the process at once.
 
 mod dev;
-mod muscle;
+pub(super) mod muscle;
 
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};

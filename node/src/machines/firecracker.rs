@@ -36,7 +36,7 @@ pub(crate) use sweep::sweep;
 
 use super::guest::{CONFINEMENT, GuestControl, GuestError};
 use super::image::{GuestImage, ImageError};
-use super::{DriverKind, Machine, MachineDriver, MachineError, Templating};
+use super::{DriverKind, Machine, MachineDriver, MachineError, StartReport, Templating};
 use jail::{Grounds, INITRD, KERNEL, MEMORY, ROOTFS, STATE, keep_snapshot};
 use machine::FirecrackerMachine;
 use resources::{
@@ -205,11 +205,17 @@ impl MachineDriver for FirecrackerDriver {
                 } = &self.config;
                 let mut guest = GuestControl::booting(vm.connect(vsock::CONTROL).await?);
                 guest.booted(*boot_timeout).await?;
+                let up = began.elapsed();
                 guest.start(agent_args, agent_env, *boot_timeout).await?;
-                Ok(guest)
+                Ok((guest, up))
             };
-            let guest = vm.unless_it_ends(up).await?;
-            Ok(FirecrackerMachine::booted(vm, guest, self.version, &self.config, began) as Arc<dyn Machine>)
+            let (guest, up) = vm.unless_it_ends(up).await?;
+            let start = StartReport {
+                restored: false,
+                elapsed: began.elapsed(),
+                up: Some(up),
+            };
+            Ok(FirecrackerMachine::booted(vm, guest, self.version, &self.config, start) as Arc<dyn Machine>)
         }
         .boxed()
     }
@@ -272,7 +278,12 @@ impl Templating for FirecrackerDriver {
                 self.resume(&vm).await
             };
             let (guest, link) = vm.unless_it_ends(up).await?;
-            let machine = FirecrackerMachine::restored(vm, guest, link, self.version, &self.config, began)?;
+            let start = StartReport {
+                restored: true,
+                elapsed: began.elapsed(),
+                up: None,
+            };
+            let machine = FirecrackerMachine::restored(vm, guest, link, self.version, &self.config, start)?;
             Ok(machine as Arc<dyn Machine>)
         }
         .boxed()

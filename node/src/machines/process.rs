@@ -150,6 +150,7 @@ impl ProcessDriver {
             start: StartReport {
                 restored: false,
                 elapsed: started.elapsed(),
+                up: None,
             },
             _watch: watch,
         }))

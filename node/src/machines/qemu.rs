@@ -34,7 +34,7 @@ use self::probe::Confinement;
 use self::qmp::Qmp;
 use self::template::Cache;
 use super::child::{MachineProcess, pass_on};
-use super::guest::{CONFINEMENT, GuestControl};
+use super::guest::{CONFINEMENT, GuestControl, GuestError};
 use super::image::GuestImage;
 use super::resources::Qemu;
 use super::{DriverKind, Machine, MachineDriver, MachineError, Templating};
@@ -295,12 +295,14 @@ impl QemuDriver {
         let left = || self.config.boot_timeout.saturating_sub(started.elapsed());
         let booted = async {
             let uptime = control.booted(left()).await?;
-            tracing::debug!(id, elapsed = ?started.elapsed(), ?uptime, "the guest is up");
+            let up = started.elapsed();
+            tracing::debug!(id, elapsed = ?up, ?uptime, "the guest is up");
             let (args, env) = (&self.config.agent_args, &self.config.agent_env);
-            control.start(args, env, left()).await
+            control.start(args, env, left()).await?;
+            Ok::<_, GuestError>(up)
         };
         match booted.await {
-            Ok(()) => Ok(QemuMachine::booted(vm, control, link, memory, started)),
+            Ok(up) => Ok(QemuMachine::booted(vm, control, link, memory, started, up)),
             Err(error) => Err(vm.give_up(error.into()).await),
         }
     }

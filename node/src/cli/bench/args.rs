@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use clap::builder::TypedValueParser as _;
 
-use super::super::args::{Output, name};
+use super::super::args::{Output, ResourceDir, name};
 use super::super::failure::Failure;
 use super::cold::Cold;
 use super::context::Context;
@@ -16,6 +16,7 @@ use super::deploy::Deploy;
 use super::steady::{self, Throughput, Warm};
 use crate::bench::body;
 use crate::duration;
+use crate::machines::DriverKind;
 
 /// Most calls of one repeat of an open loop: each takes a byte.
 const MAX_CALLS: f64 = 100e6;
@@ -23,12 +24,14 @@ const MAX_CALLS: f64 = 100e6;
 const HOUR: Duration = Duration::from_secs(3600);
 
 const EXAMPLES: &str = "\
-Without --in-process, functions are deployed to a running node, called over NATS, and removed at the
-end, also after Ctrl-C. With it, they run in this process, and no NATS server is needed: what is
-measured then is the engine alone.
+Functions are deployed to a running node, called over NATS, and removed at the end, also after
+Ctrl-C. With --in-process or --driver no node and no NATS server is needed: with --in-process
+functions run in this process, and the engine alone is measured; with --driver they run in machines
+that this process starts as a node would.
 
 Examples:
   nex bench all --in-process                     the engine, with every benchmark
+  nex bench throughput --driver qemu             a virtual machine, without NATS
   nex bench warm --rate 2000 --html warm.html    a node: latency at 2,000 calls a second, with plots
   nex bench cold --functions 200 --json          cold starts of a node, for programs
   nex bench throughput --function resize.js --payload-file cat.jpg
@@ -62,9 +65,14 @@ pub(in crate::cli) enum Command {
 /// What all benchmarks take.
 #[derive(Debug, clap::Args)]
 pub(super) struct Common {
-    /// Measure the engine in this process, without NATS or a node
-    #[arg(long, alias = "in_process", conflicts_with = "node")]
-    pub(super) in_process: bool,
+    /// Measure the engine in this process, without NATS or a node; the same as --driver in_process
+    #[arg(long, alias = "in_process", conflicts_with_all = ["node", "driver"])]
+    in_process: bool,
+    /// Measure functions in machines of this driver, which this process starts, without NATS or a node
+    #[arg(long, value_name = "DRIVER", value_enum, conflicts_with = "node")]
+    driver: Option<DriverKind>,
+    #[command(flatten)]
+    pub(super) resource_dir: ResourceDir,
     /// Node to measure (N…) [default: one that offers to run functions]
     #[arg(long, value_name = "NODE", value_parser = name)]
     pub(super) node: Option<String>,
@@ -99,6 +107,28 @@ pub(super) struct Common {
     pub(super) html: Option<PathBuf>,
     #[command(flatten)]
     pub(super) output: Output,
+}
+
+/// Where the functions are that are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// On a running node.
+    Node,
+    /// In this process.
+    Engine,
+    /// In machines of this process.
+    Machines(DriverKind),
+}
+
+impl Common {
+    pub(super) fn place(&self) -> Place {
+        match self.driver {
+            Some(DriverKind::InProcess) => Place::Engine,
+            Some(driver) => Place::Machines(driver),
+            None if self.in_process => Place::Engine,
+            None => Place::Node,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -221,8 +251,8 @@ impl Plan {
 
     /// Steps of the progress bar.
     pub(super) fn steps(&self, context: &Context) -> u64 {
-        let in_process = self.common.in_process;
-        let cold = self.cold.as_ref().map(|cold| cold.steps(context, in_process));
+        let engine = self.common.place() == Place::Engine;
+        let cold = self.cold.as_ref().map(|cold| cold.steps(context, engine));
         let warm = self.warm.map(|_| steady::steps(context));
         let throughput = self.throughput.map(|_| steady::steps(context));
         let density = self.density.map(|density| density.steps(context));

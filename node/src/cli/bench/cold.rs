@@ -9,7 +9,6 @@ use tokio::time::sleep;
 use super::super::failure::Failure;
 use super::context::Context;
 use super::in_process::InProcess;
-use super::on_node::OnNode;
 use super::report::{Benchmark, QUANTILES, Variant};
 use super::stage::{Stage, Treatment};
 use crate::bench::body::{self, Form};
@@ -20,8 +19,8 @@ use crate::bench::{Generator, Payload};
 const PAUSE: Duration = Duration::from_millis(25);
 /// Idle time after which functions in this process hibernate.
 const HIBERNATE_AFTER: Duration = Duration::from_millis(20);
-/// The same for those on a node, which must live until their deployment has been answered.
-const HIBERNATE_AFTER_ON_NODE: Duration = Duration::from_millis(500);
+/// The same for those in agents, which must live until their deployment has been answered.
+const HIBERNATE_AFTER_IN_AGENTS: Duration = Duration::from_millis(500);
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -34,8 +33,8 @@ pub(super) struct Cold {
 
 impl Cold {
     /// Steps of the progress bar.
-    pub(super) fn steps(&self, context: &Context, in_process: bool) -> u64 {
-        let variants = if in_process { 4 } else { 1 };
+    pub(super) fn steps(&self, context: &Context, engine: bool) -> u64 {
+        let variants = if engine { 4 } else { 1 };
         self.bodies(context).len() as u64 * variants * u64::from(context.repeats + 1)
     }
 
@@ -84,14 +83,19 @@ impl Cold {
         })
     }
 
-    /// Measures a node. What is pooled there, and what is cached, is as the node is configured.
-    pub(super) async fn on_node(&self, context: &Context, stage: &OnNode) -> Result<Benchmark, Failure> {
+    /// Measures functions in agents, `over` what they are called. What is pooled and cached there is as it is configured.
+    pub(super) async fn in_agents(
+        &self,
+        context: &Context,
+        stage: &impl Stage,
+        over: &str,
+    ) -> Result<Benchmark, Failure> {
         let mut variants = Vec::new();
         // One after the other, or a node would need room for all of them at once.
         for body in self.bodies(context) {
             let size = body.label(context);
             let variant = Variant::new(format!("{size}, hibernated"), size);
-            let after = HIBERNATE_AFTER_ON_NODE;
+            let after = HIBERNATE_AFTER_IN_AGENTS;
             let mut runner = Runner::prepare(context, stage, self, body, variant, after).await?;
             for _ in 0..context.repeats {
                 runner.repeat(context, stage).await?;
@@ -102,9 +106,9 @@ impl Cold {
         }
         Ok(Benchmark {
             definition: format!(
-                "Calls over NATS to {} different functions of each kind, none of which has an isolate: they hibernate after \
-                 {HIBERNATE_AFTER_ON_NODE:?} without calls. From the request to the full, right reply. What is pooled and \
-                 cached is as the node is configured.",
+                "Calls over {over} to {} different functions of each kind, none of which has an isolate: they hibernate after \
+                 {HIBERNATE_AFTER_IN_AGENTS:?} without calls. From the request to the full, right reply. What is pooled and \
+                 cached is as it is configured.",
                 self.functions
             ),
             variants,

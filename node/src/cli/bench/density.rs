@@ -15,7 +15,6 @@ use tokio::time::sleep;
 use super::super::failure::Failure;
 use super::context::Context;
 use super::in_process::InProcess;
-use super::on_node::OnNode;
 use super::progress::Progress;
 use super::report::{Benchmark, MemoryPoint, Variant};
 use super::stage::{Stage, Treatment};
@@ -30,8 +29,8 @@ const STEPS: u32 = 4;
 const HIBERNATED_PER_AWAKE: u32 = 4;
 /// Idle time after which functions hibernate that are to.
 const HIBERNATE_AFTER: Duration = Duration::from_millis(100);
-/// The same on a node, which has more to do with each.
-const HIBERNATE_AFTER_ON_NODE: Duration = Duration::from_millis(500);
+/// The same in agents, where there is more to do with each.
+const HIBERNATE_AFTER_IN_AGENTS: Duration = Duration::from_millis(500);
 /// Idle time after which functions hibernate that are not to.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 /// The first calls to functions are paced, and their latency is told; the others only see that the functions are there.
@@ -108,8 +107,14 @@ impl Density {
         ))
     }
 
-    /// Measures a node on this machine. Each repeat adds functions to those of the one before.
-    pub(super) async fn on_node(&self, context: &Context, stage: &OnNode) -> Result<Benchmark, Failure> {
+    /// Measures functions in agents, which hibernate of themselves after `limit`, if that is known. Each repeat adds
+    /// functions to those of the one before.
+    pub(super) async fn in_agents(
+        &self,
+        context: &Context,
+        stage: &impl Stage,
+        limit: Option<Duration>,
+    ) -> Result<Benchmark, Failure> {
         let mut variants = Vec::new();
         for state in [State::Awake, State::Hibernated] {
             let mut probes = Vec::new();
@@ -118,20 +123,20 @@ impl Density {
                 context
                     .progress
                     .doing(format!("density, {}: repeat {repeat}", state.name()));
-                // Those to be awake have the node's own limit, because it may allow no longer one.
+                // Those to be awake have the usual limit, because no longer one may be allowed.
                 let treatment = Treatment {
-                    hibernate_after: (state == State::Hibernated).then_some(HIBERNATE_AFTER_ON_NODE),
+                    hibernate_after: (state == State::Hibernated).then_some(HIBERNATE_AFTER_IN_AGENTS),
                 };
                 let start = Instant::now();
                 if state == State::Awake {
-                    stage.call_all(context, &functions).await?;
+                    call_all(context, stage, &functions).await?;
                 }
                 let count = self.count(state);
                 let mut probe = probe(context, stage, state, treatment, count, &mut functions).await?;
-                let limit = stage.hibernate_after().filter(|limit| start.elapsed() > *limit);
+                let limit = limit.filter(|limit| start.elapsed() > *limit);
                 if let Some(limit) = limit.filter(|_| state == State::Awake) {
                     probe.memory = Err(format!(
-                        "functions hibernate after {limit:?} on this node, and it took longer to deploy them; \
+                        "functions hibernate after {limit:?} there, and it took longer to deploy them; \
                          --functions takes fewer"
                     ));
                 }
@@ -142,7 +147,8 @@ impl Density {
             variants.push(Self::variant(state, &probes));
         }
         Ok(self.benchmark(
-            "Each repeat adds functions to those of the one before, and the memory is that of the node's agent processes",
+            "Each repeat adds functions to those of the one before, and the memory is that of the agents' machines on \
+             their host",
             variants,
         ))
     }
@@ -424,6 +430,16 @@ async fn probe<S: Stage>(
         failures: tally.failures,
         latencies,
     })
+}
+
+/// Calls each function once, so that none has been idle for long.
+async fn call_all<S: Stage>(context: &Context, stage: &S, functions: &[S::Function]) -> Result<(), Failure> {
+    let mut generator = context.generator(stage.target(functions).await?);
+    for to in 0..functions.len() {
+        // A failure shows where it counts.
+        _ = generator.call(to).await?;
+    }
+    Ok(())
 }
 
 async fn memory_at_rest(stage: &impl Stage, rest: Duration) -> Result<u64, String> {

@@ -1,4 +1,5 @@
-//! The engine in this process as a stage: no NATS, no node, nothing between the load generator and the functions.
+//! An engine of this process as a stage: no NATS, no node. It is V8 itself, with nothing between the load generator and the
+//! functions, or a pool of agents in machines.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::super::failure::Failure;
+use super::machines::{self, Machines, Start};
 use super::stage::{self, Stage, Treatment};
 use crate::bench::engine::EngineTarget;
 use crate::bench::process;
@@ -26,19 +28,34 @@ const NAME: &str = "bench";
 /// An engine of its own.
 #[derive(Debug)]
 pub(super) struct InProcess {
-    engine: V8Engine,
+    engine: Arc<dyn Engine>,
     memory: Memory,
     namespace: String,
 }
 
 impl InProcess {
-    /// An engine with these settings.
+    /// V8 with these settings.
     pub(super) fn new(config: V8Config, namespace: &str) -> Result<Self, Failure> {
-        Ok(Self {
-            engine: V8Engine::new(config).map_err(Failure::failed)?,
+        let engine = V8Engine::new(config).map_err(Failure::failed)?;
+        Ok(Self::over(Arc::new(engine), namespace))
+    }
+
+    /// This engine.
+    pub(super) fn over(engine: Arc<dyn Engine>, namespace: &str) -> Self {
+        Self {
+            engine,
             memory: Memory::new(),
             namespace: namespace.to_owned(),
-        })
+        }
+    }
+
+    /// The engine's machines, if it has any.
+    pub(super) fn machines(&self) -> Machines {
+        Machines::of(self.engine.processes().into_iter().map(|process| Start {
+            restored: process.restored,
+            elapsed: process.started_in,
+            host_bytes: process.host_bytes,
+        }))
     }
 }
 
@@ -80,6 +97,11 @@ impl Stage for InProcess {
 
     async fn asleep(&self, functions: &[Arc<dyn Function>], after: Duration) -> Result<(), Failure> {
         let deadline = Instant::now() + after + PATIENCE;
+        if stage::awake(functions).is_none() {
+            // It is the agents that know.
+            sleep(after + stage::HIBERNATION_MARGIN).await;
+            return Ok(());
+        }
         while stage::awake(functions) != Some(0) {
             if Instant::now() >= deadline {
                 return Err(Failure::failed(format_args!(
@@ -96,8 +118,13 @@ impl Stage for InProcess {
     }
 
     async fn memory(&self) -> Result<u64, String> {
-        process::pss_bytes(std::process::id())
-            .ok_or_else(|| "this system does not tell the memory of processes in /proc/PID/smaps_rollup".to_owned())
+        let machines = self.engine.processes();
+        let bytes = if machines.is_empty() {
+            process::pss_bytes(std::process::id())
+        } else {
+            machines::memory(machines.iter().map(|machine| machine.host_bytes))
+        };
+        bytes.ok_or_else(|| "this system does not tell the memory of processes in /proc/PID/smaps_rollup".to_owned())
     }
 
     async fn remove(&self, functions: Vec<Arc<dyn Function>>) -> Result<(), Failure> {

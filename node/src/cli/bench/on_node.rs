@@ -22,10 +22,9 @@ use super::super::control::Session;
 use super::super::deploy::{self, Artifact, Keys, Target, Workload, not_accepted};
 use super::super::failure::Failure;
 use super::super::{devrun, keys};
-use super::context::Context;
-use super::stage::{Stage, Treatment};
+use super::machines::{self, Machines, Start};
+use super::stage::{HIBERNATION_MARGIN, Stage, Treatment};
 use crate::bench::nats::NatsTarget;
-use crate::bench::process;
 use crate::claims::hex_sha256;
 use crate::control::messages::{InfoResponse, PingResponse};
 use crate::control::{ControlError, Location};
@@ -33,8 +32,6 @@ use crate::limits::{LimitKey, LimitSet};
 
 /// Workloads stopped at a time.
 const STOPS: usize = 8;
-/// A node takes a little longer to notice that a function is idle than it was told.
-const HIBERNATION_MARGIN: Duration = Duration::from_millis(500);
 
 /// A node, and what a run has there.
 pub(super) struct OnNode {
@@ -125,6 +122,21 @@ impl OnNode {
         &self.node
     }
 
+    /// Its machines: those of the namespace, and those that wait for one.
+    pub(super) async fn machines(&self) -> Result<Machines, Failure> {
+        let starts = self.info().await?.agents.into_iter().map(|agent| Start {
+            restored: agent.restored,
+            elapsed: Duration::from_micros(agent.start_us),
+            host_bytes: agent.host_bytes,
+        });
+        Ok(Machines::of(starts))
+    }
+
+    /// What runs its functions, if it says so.
+    pub(super) fn driver(&self) -> Option<&str> {
+        self.node.tags.get("nex.driver").map(String::as_str)
+    }
+
     /// The name of all that the run leaves anywhere.
     pub(super) fn run(&self) -> &str {
         &self.run
@@ -143,16 +155,6 @@ impl OnNode {
     /// Idle time after which functions hibernate that ask for no other.
     pub(super) fn hibernate_after(&self) -> Option<Duration> {
         self.hibernate_after
-    }
-
-    /// Calls each function once, so that none has been idle for long.
-    pub(super) async fn call_all(&self, context: &Context, functions: &[Deployed]) -> Result<(), Failure> {
-        let mut generator = context.generator(self.target(functions).await?);
-        for to in 0..functions.len() {
-            // A failure shows where it counts.
-            _ = generator.call(to).await?;
-        }
-        Ok(())
     }
 
     /// Removes all that the run has left. What cannot be removed is named.
@@ -291,20 +293,8 @@ impl Stage for OnNode {
 
     async fn memory(&self) -> Result<u64, String> {
         let info = self.info().await.map_err(|error| error.to_string())?;
-        let pids: Vec<u32> = info.agents.iter().map(|agent| agent.pid).collect();
-        if pids.is_empty() {
-            return Err("the node tells of no agent process".to_owned());
-        }
-        // Process IDs are those of the node's machine. On another one they mean nothing, or something else.
-        let total = info.memory.map(|memory| memory.total);
-        if total != process::memory_kilobytes() || !pids.iter().all(|&pid| process::is_nex(pid)) {
-            return Err("the node runs on another machine, or in a container of its own".to_owned());
-        }
-        pids.iter().try_fold(0, |sum, &pid| {
-            let bytes = process::pss_bytes(pid);
-            let bytes = bytes.ok_or_else(|| format!("the memory of process {pid} may not be read by this user"))?;
-            Ok(sum + bytes)
-        })
+        let bytes = info.agents.iter().map(|agent| agent.host_bytes);
+        machines::memory(bytes).ok_or_else(|| "the node tells of no machine, or not what it takes".to_owned())
     }
 
     async fn remove(&self, functions: Vec<Deployed>) -> Result<(), Failure> {

@@ -41,7 +41,7 @@ pub(super) fn render(report: &Report) -> String {
         );
     }
     page.push_str("<section>\n<h2>Environment</h2>\n<table class=\"facts\">\n<tbody>\n");
-    for (name, value) in report.environment.facts().into_iter().chain(report.settings.facts()) {
+    for (name, value) in report.facts() {
         let value = escape(value.trim_matches('`'));
         put(
             &mut page,

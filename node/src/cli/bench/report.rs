@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use super::machines::Machines;
 use crate::bench::load::{Failures, Tally, Timeline};
 use crate::bench::{Estimate, Latencies, Machine};
 
@@ -25,14 +26,20 @@ const CURVE_TICKS: u32 = 2;
 pub(super) struct Report {
     pub(super) environment: Machine,
     pub(super) settings: Settings,
+    /// Where the functions were, unless they were in this process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) machines: Option<Machines>,
     pub(super) benchmarks: Vec<Benchmark>,
 }
 
 /// What was asked for.
 #[derive(Debug, Serialize)]
 pub(super) struct Settings {
-    /// `in_process` or `node`.
+    /// `in_process`, `machines` of this process, or `node`.
     pub(super) target: &'static str,
+    /// What ran the functions: the name of a machine driver; `None` if the node does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) driver: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) node_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,11 +57,15 @@ pub(super) struct Settings {
 impl Settings {
     /// For people: names and values.
     pub(super) fn facts(&self) -> Vec<(&'static str, String)> {
-        let target = match &self.node_id {
-            Some(id) => format!("node {id}"),
-            None => "the engine in this process, without NATS".to_owned(),
+        let target = match (&self.node_id, self.target) {
+            (Some(id), _) => format!("node {id}"),
+            (None, "machines") => "machines of this process, without NATS".to_owned(),
+            (None, _) => "the engine in this process, without NATS".to_owned(),
         };
         let mut facts = vec![("Measured", target)];
+        if let Some(driver) = &self.driver {
+            facts.push(("Driver", driver.clone()));
+        }
         if let Some(version) = &self.node_version {
             facts.push(("Node version", version.clone()));
         }
@@ -183,6 +194,14 @@ impl Variant {
 }
 
 impl Report {
+    /// What it was measured on and how, for people: names and values.
+    pub(super) fn facts(&self) -> Vec<(&'static str, String)> {
+        let mut facts = self.environment.facts();
+        facts.extend(self.settings.facts());
+        facts.extend(self.machines.iter().map(|machines| ("Machines", machines.describe())));
+        facts
+    }
+
     /// Calls that failed, in all benchmarks.
     pub(super) fn failures(&self) -> Failures {
         let mut failures = Failures::default();

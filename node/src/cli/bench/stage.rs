@@ -10,6 +10,9 @@ use nex_runtime::engine::Function;
 use super::super::failure::Failure;
 use crate::bench::Target;
 
+/// An agent takes a little longer to notice that a function is idle than it was told.
+pub(super) const HIBERNATION_MARGIN: Duration = Duration::from_millis(500);
+
 /// How a function is to be treated.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Treatment {

@@ -10,9 +10,7 @@ use crate::bench::plot::number;
 
 /// Writes the report.
 pub(super) fn write(report: &Report) -> Result<(), Failure> {
-    let mut facts = report.environment.facts();
-    facts.extend(report.settings.facts());
-    output::columns("Environment", &facts)?;
+    output::columns("Environment", &report.facts())?;
     for benchmark in &report.benchmarks {
         output::line("")?;
         output::line(format_args!("{} (median [95 % interval])", benchmark.title))?;

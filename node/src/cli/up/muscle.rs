@@ -25,7 +25,7 @@ use crate::machines::{
 };
 
 /// What runs the functions.
-pub(super) enum Muscle {
+pub(in crate::cli) enum Muscle {
     /// Agents in machines, and the folder with what the machines need while they run.
     Agents(Arc<AgentPool>, Option<RuntimeDir>),
     /// The node's own process.
@@ -33,7 +33,11 @@ pub(super) enum Muscle {
 }
 
 impl Muscle {
-    pub(super) async fn start(global: &Global, config: &NodeConfig, resources: &ResourceDir) -> Result<Self, Failure> {
+    pub(in crate::cli) async fn start(
+        global: &Global,
+        config: &NodeConfig,
+        resources: &ResourceDir,
+    ) -> Result<Self, Failure> {
         if config.machine_driver == DriverKind::InProcess {
             tracing::warn!(
                 "functions run inside the node process: a function that breaks out of V8 has the node's credentials, \
@@ -64,7 +68,7 @@ impl Muscle {
         Ok(Self::Agents(pool.await.map_err(Failure::failed)?, runtime_dir))
     }
 
-    pub(super) fn engine(&self) -> Arc<dyn Engine> {
+    pub(in crate::cli) fn engine(&self) -> Arc<dyn Engine> {
         match self {
             Self::Agents(pool, _) => pool.clone(),
             Self::InProcess(engine) => engine.clone(),
@@ -109,7 +113,7 @@ impl Muscle {
         });
     }
 
-    pub(super) async fn shutdown(self) {
+    pub(in crate::cli) async fn shutdown(self) {
         if let Self::Agents(pool, runtime_dir) = self {
             pool.shutdown().await;
             drop(runtime_dir);

@@ -57,9 +57,9 @@ impl FirecrackerMachine {
         guest: GuestControl,
         version: Version,
         config: &FirecrackerConfig,
-        began: Instant,
+        start: StartReport,
     ) -> Arc<Self> {
-        Arc::new(Self::new(vm, Agent::Waiting(guest), version, config, false, began))
+        Arc::new(Self::new(vm, Agent::Waiting(guest), version, config, start))
     }
 
     /// One whose agent has this link.
@@ -69,14 +69,14 @@ impl FirecrackerMachine {
         link: UnixStream,
         version: Version,
         config: &FirecrackerConfig,
-        began: Instant,
+        start: StartReport,
     ) -> Result<Arc<Self>, MachineError> {
-        let machine = Self::new(vm, Agent::Linked(link), version, config, true, began);
+        let machine = Self::new(vm, Agent::Linked(link), version, config, start);
         machine.watch(guest)?;
         Ok(Arc::new(machine))
     }
 
-    fn new(vm: Vm, agent: Agent, version: Version, config: &FirecrackerConfig, restored: bool, began: Instant) -> Self {
+    fn new(vm: Vm, agent: Agent, version: Version, config: &FirecrackerConfig, start: StartReport) -> Self {
         let available = Arc::new(AtomicU64::new(0));
         tokio::spawn(tell_end(vm.process.ending(), vm.process.pid()));
         if let Some(balloon) = config.balloon
@@ -96,10 +96,7 @@ impl FirecrackerMachine {
             vm,
             version,
             link_timeout: config.boot_timeout,
-            start: StartReport {
-                restored,
-                elapsed: began.elapsed(),
-            },
+            start,
             agent: Mutex::new(agent),
             guest: OnceLock::new(),
             available,

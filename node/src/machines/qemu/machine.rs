@@ -175,7 +175,15 @@ impl fmt::Debug for QemuMachine {
 
 impl QemuMachine {
     /// A machine that has booted, and has not been told the time yet.
-    pub(super) fn booted(vm: Vm, control: GuestControl, link: StdUnixStream, memory: OwnedFd, start: Instant) -> Self {
+    /// `up` is how long its kernel took.
+    pub(super) fn booted(
+        vm: Vm,
+        control: GuestControl,
+        link: StdUnixStream,
+        memory: OwnedFd,
+        start: Instant,
+        up: Duration,
+    ) -> Self {
         Self {
             vm,
             stage: tokio::sync::Mutex::new(Stage::Ready(control, link)),
@@ -184,6 +192,7 @@ impl QemuMachine {
             report: StartReport {
                 restored: false,
                 elapsed: start.elapsed(),
+                up: Some(up),
             },
         }
     }
@@ -208,6 +217,7 @@ impl QemuMachine {
             report: StartReport {
                 restored: true,
                 elapsed: start.elapsed(),
+                up: None,
             },
         })
     }
