@@ -61,6 +61,7 @@ const BY_ANYBODY: &[&str] = &[
     "list_root",
     "list_processes",
     "write_anywhere",
+    "fill_disk 65536",
     "ptrace",
     "inet_socket",
     "netlink_socket",
