@@ -20,6 +20,9 @@ const LIMITS: ProcessLimits = ProcessLimits {
     cpus: None,
 };
 
+/// By how much more patience a node has with emulated machines.
+const EMULATED: u32 = 4;
+
 /// Where virtual machines come from.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Place {
@@ -94,6 +97,8 @@ impl Place {
 pub(crate) struct Ground {
     pub(super) kind: DriverKind,
     pub(super) driver: Arc<dyn MachineDriver>,
+    /// What a node multiplies the time limits of agents by.
+    pub(super) slowness: u32,
     /// What its machines are on this host, for people.
     pub(super) about: String,
     pub(super) runtime: RuntimeDir,
@@ -103,6 +108,7 @@ impl Ground {
     /// Sets a driver up.
     pub(super) async fn new(lab: &Lab, kind: DriverKind) -> Result<Self> {
         let runtime = RuntimeDir::claim(&lab.folder.join("run"))?;
+        let mut slowness = 1;
         let (driver, about): (Arc<dyn MachineDriver>, String) = match kind {
             DriverKind::Process => {
                 let driver = ProcessDriver::new(process()?).await?;
@@ -117,6 +123,7 @@ impl Ground {
                 let size = format!("{} processor, {} MiB", config.vcpus, config.memory_mib);
                 let driver = QemuDriver::new(config).await?;
                 let accel = if driver.is_emulated() {
+                    slowness = EMULATED;
                     "emulated (no KVM here)"
                 } else {
                     "with KVM"
@@ -144,6 +151,7 @@ impl Ground {
         Ok(Self {
             kind,
             driver,
+            slowness,
             about,
             runtime,
         })

@@ -69,11 +69,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         (Arc::new(InProcess::new(Arc::new(engine), quarantine)), None)
     } else {
         let ground = Ground::new(&lab, args.driver).await?;
+        let defaults = AgentPoolConfig::with_driver(ground.driver.clone());
         let pool = AgentPool::start(AgentPoolConfig {
             templates: Some(lab.templates()),
+            heartbeat_timeout: ground.slowness * defaults.heartbeat_timeout,
             start_timeout: PATIENCE,
             idle_linger: LINGER,
-            ..AgentPoolConfig::with_driver(ground.driver.clone())
+            ..defaults
         });
         let pool = pool.await?;
         (pool.clone(), Some((pool, ground)))
