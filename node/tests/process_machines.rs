@@ -27,6 +27,9 @@ mod killed_node;
 mod lab;
 #[path = "process_machines/limits.rs"]
 mod limits;
+#[allow(dead_code, reason = "other tests need more of it")]
+#[path = "../../agent/tests/support/link.rs"]
+mod link;
 #[path = "process_machines/rounds.rs"]
 mod rounds;
 mod support;

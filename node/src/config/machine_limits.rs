@@ -25,7 +25,7 @@ pub struct MachineLimits {
 /// Least memory of a confined process, in MiB: an agent without functions takes a third of it.
 pub const MIN_LIMIT_MIB: u32 = 96;
 
-/// Fewest processes and threads: an agent without functions has half as many.
+/// Fewest processes and threads: an agent without functions has about ten, and each awake instance one more.
 pub const MIN_LIMIT_PIDS: u32 = 64;
 
 /// Most processes and threads, which is the most that Linux can have.
